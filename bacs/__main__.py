@@ -1,0 +1,84 @@
+"""``python -m bacs [--config-name NAME] [OVERRIDE...]``: a single run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bacs.checkpoints import CheckpointFolder
+from bacs.compose import compose
+from bacs.config import RunConfig
+from bacs.errors import RequestError
+from bacs.events import EpochEnded, StepEnded
+from bacs.lineage import run_identity
+from bacs.run import ContinualRun, DivergedError
+from bacs.view import RunView
+
+DONE, FAILED, WRONG_REQUEST = 0, 1, 2
+
+EPILOG = """examples:
+  python -m bacs dataset=digits training.split=2-2 loss=bacs
+  python -m bacs loss=crossentropy training.mode=joint training.epochs=20
+  python -m bacs training.ckpt_dir=runs/single    (continues where it stopped when started again)
+
+Keys are those of the groups dataset, network, optimizer, scheduler, loss and training; each group's Config
+dataclass documents its keys with units, ranges and defaults. Exit codes: 0 done, 1 the run failed, 2 the request
+was wrong."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console()
+    errors = Console(stderr=True)
+    try:
+        directory = Path(options.config_path) if options.config_path else None
+        config = RunConfig.from_dict(compose(options.config_name, options.overrides, directory))
+        run = ContinualRun(config)
+    except RequestError as error:
+        errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
+        errors.print(str(error), markup=False, highlight=False)
+        return WRONG_REQUEST
+    try:
+        drive(run, console)
+    except DivergedError as error:
+        errors.print(f"[bold red]the run failed:[/] {error}")
+        return FAILED
+    return DONE
+
+
+def drive(run: ContinualRun, console: Console) -> None:
+    """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them."""
+    training = run.config.training
+    folder = None
+    if training.ckpt_dir:
+        identity = run_identity(run.config)
+        folder = CheckpointFolder(Path(training.ckpt_dir) / (training.exp_name or identity), identity)
+        run.restore(folder.latest())
+        for note in folder.notes:
+            console.print(note, markup=False)
+    with RunView(console, run.epochs_total, run.epochs_done) as view:
+        for event in run.events():
+            if folder is not None and isinstance(event, EpochEnded | StepEnded):
+                folder.save(run.snapshot())
+            view.show(event)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bacs",
+        description="Train one continual-segmentation configuration through all its steps.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-name", default="config", help="a YAML file of the configuration folder")
+    parser.add_argument("--config-path", default=None, help="a folder of your own YAML files")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides: GROUP=CHOICE or GROUP.KEY=VALUE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""A folder of arrays that is either complete or absent, whoever else writes it at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+_INDEX = "checksums.json"
+_ATTEMPTS = 5
+
+
+def load_or_make(folder: Path, names: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
+    """Maps the arrays of ``folder`` into memory, and first makes them where the folder is absent or damaged.
+
+    Several processes may call this at once: each writes a folder of its own, the first to rename it wins, and
+    the others use the winner's.
+
+    Args:
+        folder: where the arrays are kept, one ``.npy`` file each.
+        names: the arrays that must be there.
+        make: computes all of them.
+
+    Returns:
+        Read-only memory maps by name.
+
+    Raises:
+        OSError: when the folder cannot be written, or does not survive being written.
+    """
+    wanted = set(names)
+    for _ in range(_ATTEMPTS):
+        arrays = _load(folder, wanted)
+        if arrays is not None:
+            return arrays
+        _publish(folder, wanted, make())
+    raise OSError(f"{folder}: is damaged again each time it is written; another process deletes or alters it")
+
+
+def _load(folder: Path, names: set[str]) -> Arrays | None:
+    """The arrays, or ``None`` where any is missing, cut short or altered."""
+    try:
+        checksums = json.loads((folder / _INDEX).read_text())
+        if not isinstance(checksums, dict) or set(checksums) != names:
+            return None
+        if any(_checksum(folder / f"{name}.npy") != checksums[name] for name in names):
+            return None
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    except (OSError, ValueError):
+        return None
+
+
+def _publish(folder: Path, names: set[str], arrays: Arrays) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        _write(draft, arrays)
+        if _renamed(draft, folder) or _load(folder, names) is not None:
+            return
+        damaged = draft.with_name(f"{draft.name}.damaged")
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it away already
+            folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+        _renamed(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    checksums = {name: _checksum(folder / f"{name}.npy") for name in arrays}
+    (folder / _INDEX).write_text(json.dumps(checksums, indent=1, sort_keys=True))
+
+
+def _renamed(draft: Path, folder: Path) -> bool:
+    """False where another folder stands there already; a folder is never renamed onto a full one."""
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        return False
+    return True
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""Settings of the digit scenes, and what can be said about them before anything is generated."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bacs.data.digit_source import mnist_faults
+from bacs.errors import Fault, RequestError
+from bacs.schema import knob, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsConfig:
+    """Grey scenes of two to four handwritten digits on a black canvas."""
+
+    source: str = knob("sklearn", choices=("sklearn", "mnist"))
+    """Digit images: ``sklearn`` (1797 of 8x8 pixels, part of scikit-learn) or ``mnist`` (70000 of 28x28)."""
+    root: str | None = knob(None, acts_from=None)
+    """MNIST only: the folder that holds ``MNIST/raw``, as torchvision lays it out."""
+    download: bool = knob(False, acts_from=None)
+    """MNIST only: let torchvision fetch missing files into ``root``."""
+    cache: str = knob("runs/cache", acts_from=None)
+    """Folder that keeps generated scenes."""
+    seed: int = knob(0, ge=0, le=2**32 - 1)
+    """Of the scenes and of the share of digit images that each subset draws on."""
+    canvas: int = knob(60, ge=8)
+    """Height and width of a scene, in pixels."""
+    digit_size: int = knob(28, ge=4)
+    """Height and width of a digit's tile, in pixels; at most ``canvas``."""
+    train_scenes: int = knob(1000, ge=1)
+    """Number of training scenes."""
+    val_scenes: int = knob(250, ge=1)
+    """Number of validation scenes."""
+    test_scenes: int = knob(500, ge=1)
+    """Number of test scenes."""
+    min_digits: int = knob(2, ge=1)
+    """Fewest digits drawn for a scene; it holds fewer where the canvas has no room left."""
+    max_digits: int = knob(4, ge=1)
+    """Most digits of a scene; at least ``min_digits``."""
+    max_overlap_iou: float = knob(0.25, ge=0, le=1)
+    """Largest intersection over union of two tiles; equals 0.2 of intersection over summed areas."""
+    ink_threshold: int = knob(96, ge=0, le=254)
+    """A pixel is foreground where its ink (0..255) exceeds this. On the enlarged 8x8 digits 96 keeps loops
+    open and strokes whole; 0, usual for MNIST scenes, counts their wide halo and makes blobs of them."""
+
+
+def check(config: DigitsConfig) -> list[Fault]:
+    """Everything wrong with the settings; reads at most the headers of files and generates nothing."""
+    faults = _range_faults(config)
+    if config.digit_size > config.canvas:
+        faults.append(
+            Fault(
+                "dataset.canvas",
+                f"is {config.canvas}, but must be at least dataset.digit_size ({config.digit_size})",
+                f"set dataset.canvas to {config.digit_size} or more, or make the digits smaller",
+            )
+        )
+    if config.min_digits > config.max_digits:
+        faults.append(
+            Fault(
+                "dataset.min_digits",
+                f"is {config.min_digits}, but must be at most dataset.max_digits ({config.max_digits})",
+                f"set dataset.max_digits to {config.min_digits} or more, or lower dataset.min_digits",
+            )
+        )
+    if config.source == "mnist":
+        faults += mnist_faults(config.root, download=config.download)
+    return faults + _cache_faults(Path(config.cache))
+
+
+def _range_faults(config: DigitsConfig) -> list[Fault]:
+    """A configuration that was built in Python has not passed the checks of a parsed one."""
+    try:
+        parse(DigitsConfig, asdict(config), "dataset")
+    except RequestError as error:
+        return list(error.faults)
+    return []
+
+
+def _cache_faults(cache: Path) -> list[Fault]:
+    """The cache folder may be absent; then the first folder above it that exists must be writable."""
+    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
+    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]

@@ -1,0 +1,70 @@
+"""The background-shift detector: is this pixel, labelled background, foreground of an earlier step?
+
+Source: BACS; the project's reading of the released method. Shapes: B batch, C bottleneck channels, P projected
+channels, h x w bottleneck size, H x W label size, R heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bacs.prototypes import Prototypes
+
+
+class Detector(nn.Module):
+    """A projector shared by all steps, and per step one prototype and one linear head on the distance to it."""
+
+    def __init__(self, in_channels: int, channels: int | None = None, dropout: float = 0.1, decay: float = 1.0) -> None:
+        """Args: channels: P, default C / 4; decay: see :class:`bacs.prototypes.Prototypes`."""
+        super().__init__()
+        self.channels = channels or max(1, in_channels // 4)
+        self.projector = nn.Sequential(
+            nn.Conv2d(in_channels, self.channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(self.channels),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+        )
+        self.heads = nn.ModuleList()
+        self.prototypes = Prototypes(self.channels, decay)
+        self._frozen = False
+
+    def append_head(self) -> None:
+        """Adds the head and the empty prototype of a new step; earlier heads stop learning."""
+        for head in self.heads:
+            head.requires_grad_(False)
+        self.heads.append(nn.Conv2d(self.channels, 1, kernel_size=1))
+        self.prototypes.append()
+
+    def freeze_projector(self) -> None:
+        """From step 1 on the projector neither learns nor moves its running statistics."""
+        self._frozen = True
+        self.projector.requires_grad_(False)
+        self.projector.eval()
+
+    def train(self, mode: bool = True) -> Detector:
+        super().train(mode)
+        if self._frozen:
+            self.projector.eval()
+        return self
+
+    def project(self, bottleneck: Tensor) -> Tensor:
+        """(B, C, h, w) -> r (B, P, h, w), r >= 0."""
+        return self.projector(bottleneck)
+
+    def logits(self, projected: Tensor, head: int, size: tuple[int, int]) -> Tensor:
+        """F_k = phi_k(|sigmoid(r) - sigmoid(p_k)|), bilinearly resized to ``size``: (B, H, W).
+
+        The prototype never receives a gradient; whether ``projected`` does is the caller's choice.
+        """
+        prototype = self.prototypes.values[head].detach()
+        distance = (torch.sigmoid(projected.float()) - torch.sigmoid(prototype)[None, :, None, None]).abs()
+        logits = self.heads[head](distance)
+        return functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+    @torch.no_grad()
+    def seen(self, projected: Tensor, n_heads: int, size: tuple[int, int]) -> Tensor:
+        """Seen probabilities of the first ``n_heads`` heads: (B, R, H, W) in [0, 1]."""
+        maps = [torch.sigmoid(self.logits(projected, head, size)) for head in range(n_heads)]
+        return torch.stack(maps, dim=1)

@@ -1,0 +1,86 @@
+"""What a method (``loss=...``) is to the run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from bacs.detector import Detector
+from bacs.model import Model
+from bacs.networks import SegmentationNetwork
+from bacs.replay import ReplayBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimisation step's data, on the device."""
+
+    images: Tensor
+    """(B, C, H, W) normalised images of the current step."""
+    labels: Tensor
+    """(B, H, W) internal labels; 0 background, 255 ignored."""
+    replay: ReplayBatch | None = None
+    """A draw from the memory with normalised images; ``None`` in step 0 and for methods without memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """Where the run stands and with which models. The teacher is ``None`` in step 0."""
+
+    step: int
+    epoch: int
+    epochs: int
+    model: Model
+    teacher: Model | None
+    n_classes: int
+    """K: logits, background included."""
+    old_classes: int
+    """O: logits of the teacher, background included; 0 in step 0."""
+    step_of_class: np.ndarray
+    """(K,) the step of each internal label, -1 for background."""
+    old_labels_shown: bool
+    """Whether labels of earlier steps are annotated too (mode ``sequential``)."""
+
+
+class Method(ABC):
+    """Composes the functional losses; holds settings, never weights or history."""
+
+    Config: ClassVar[type]
+    uses_teacher: ClassVar[bool] = False
+    """Whether steps >= 1 need the frozen model of the step before."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of the loss, by name; their sum is what is minimised."""
+
+    def build_detector(self, network: SegmentationNetwork) -> Detector | None:
+        """The detector that the method trains beside the network."""
+        return None
+
+    def parameter_groups(self, model: Model) -> list[tuple[list[nn.Parameter], float]]:
+        """(parameters, factor on the learning rate) of everything that is trained; frozen parameters are left out."""
+        return [(list(model.parameters()), 1.0)]
+
+    @property
+    def memory(self) -> tuple[int, str]:
+        """(capacity in images, policy) of the replay memory; capacity 0: none."""
+        return 0, "reservoir"
+
+    def replay_batch_size(self, batch_size: int) -> int:
+        """Images drawn from the memory per optimisation step."""
+        return batch_size
+
+    def finish_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
+        """Called once after the last epoch of a step, in eval mode, with the step's training images in order."""
+
+    def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:
+        """Extra metrics of a finished step on the validation images with the labels of all classes seen."""
+        return {}

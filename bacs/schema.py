@@ -1,0 +1,148 @@
+"""Typed configuration: dataclass fields that carry their legal values and the step from which they act."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from bacs.errors import Fault, RequestError
+
+
+def knob(
+    default: Any = dataclasses.MISSING,
+    *,
+    acts_from: int | None = 0,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+) -> Any:
+    """A configuration field.
+
+    Args:
+        default: the default value; left out, the field is required.
+        acts_from: the first continual step whose outcome can depend on the field (0-based); ``None`` for a field
+            that never changes a result (where to cache, how often to show progress).
+        ge: smallest legal number (of each number, where the field holds a list).
+        gt: number that it must exceed.
+        le: largest legal number.
+        lt: number that it must stay below.
+        choices: the legal values.
+    """
+    metadata = {"acts_from": acts_from, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(schema: type, values: Mapping[str, Any], where: str) -> Any:
+    """Builds ``schema`` from ``values``.
+
+    Raises:
+        RequestError: with every unknown key, missing key, wrong type and value out of range.
+    """
+    faults: list[Fault] = []
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    for key in values:
+        if key not in fields:
+            faults.append(_unknown_key(f"{where}.{key}", key, list(fields)))
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            value, fault = _convert(hints[name], values[name], f"{where}.{name}")
+            fault = fault or _out_of_range(field, value, f"{where}.{name}")
+            if fault:
+                faults.append(fault)
+            arguments[name] = value
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            faults.append(Fault(f"{where}.{name}", "is required but was not given", f"set {where}.{name}=..."))
+    if faults:
+        raise RequestError(faults)
+    return schema(**arguments)
+
+
+def _unknown_key(where: str, key: str, known: list[str]) -> Fault:
+    close = difflib.get_close_matches(key, known, n=1)
+    remedy = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+    return Fault(where, "is not a known key", remedy)
+
+
+def _convert(hint: Any, value: Any, where: str) -> tuple[Any, Fault | None]:
+    """Accepts what YAML gives for a type (an int for a float, a list for a tuple), nothing looser."""
+    if hint is Any:
+        return value, None
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        attempts = [_convert(option, value, where) for option in typing.get_args(hint)]
+        for converted, fault in attempts:
+            if fault is None:
+                return converted, None
+        return value, _wrong_type(hint, value, where)
+    if origin is list:
+        if not isinstance(value, list | tuple):
+            return value, _wrong_type(hint, value, where)
+        (item_hint,) = typing.get_args(hint)
+        items = [_convert(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [item for item, _ in items], next((fault for _, fault in items if fault), None)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), None
+    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+        try:
+            return float(value), None
+        except ValueError:
+            return value, _wrong_type(hint, value, where)
+    target = origin or hint
+    if isinstance(value, bool) and target is not bool:
+        return value, _wrong_type(hint, value, where)
+    if isinstance(value, target):
+        return value, None
+    return value, _wrong_type(hint, value, where)
+
+
+def _wrong_type(hint: Any, value: Any, where: str) -> Fault:
+    name = str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
+    name = name.replace("NoneType", "null").replace("None", "null")
+    return Fault(where, f"is {value!r}, which is not {name}", f"give a value of type {name}")
+
+
+def _out_of_range(field: dataclasses.Field[Any], value: Any, where: str) -> Fault | None:
+    rules = field.metadata
+    choices = rules.get("choices")
+    if choices is not None and value not in choices:
+        listed = ", ".join(str(choice) for choice in choices)
+        return Fault(where, f"is {value!r}, but must be one of: {listed}", f"set {where} to one of these")
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            continue
+        broken = _broken_bound(rules, float(item))
+        if broken:
+            return Fault(where, f"is {item}, but must be {broken}", f"set {where} to a number {broken}")
+    return None
+
+
+def _broken_bound(rules: Mapping[str, Any], number: float) -> str | None:
+    if not math.isfinite(number):
+        return "finite"
+    holds = {
+        "ge": lambda bound: number >= bound,
+        "gt": lambda bound: number > bound,
+        "le": lambda bound: number <= bound,
+        "lt": lambda bound: number < bound,
+    }
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    given = [(name, rules[name]) for name in holds if rules.get(name) is not None]
+    if all(holds[name](bound) for name, bound in given):
+        return None
+    return " and ".join(f"{signs[name]} {bound:g}" for name, bound in given)
+
+
+def acts_from(schema: type) -> dict[str, int | None]:
+    """For each field the first step it acts in (``None``: never)."""
+    return {field.name: field.metadata.get("acts_from", 0) for field in dataclasses.fields(schema)}

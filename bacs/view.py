@@ -1,0 +1,81 @@
+"""What ``python -m bacs`` shows: a progress line while it trains, a table after every step."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bacs.events import EpochEnded, Event, RunEnded, StepEnded, by_name
+
+GROUPS = ("all", "base", "novel", "old", "new")
+
+
+class RunView:
+    """Shows events as they come; use as a context manager."""
+
+    def __init__(self, console: Console, epochs_total: int, epochs_done: int = 0) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.progress.add_task("step 0", total=epochs_total, completed=epochs_done)
+
+    def __enter__(self) -> RunView:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            values = by_name(event.points)
+            text = f"step {event.step} epoch {event.epoch}/{event.epochs}  loss {values['train/loss']:.3f}"
+            if "val/miou" in values:
+                text += f"  val mIoU {values['val/miou']:.3f}"
+            self.progress.update(self.task, description=text, completed=event.epochs_done)
+        elif isinstance(event, StepEnded):
+            self.console.print(step_table(event))
+        else:
+            self.console.print(final_line(event))
+
+
+def step_table(event: StepEnded) -> Table:
+    """MIoU by group, IoU by class (test set, %), forgetting and time of one finished step."""
+    values = by_name(event.points)
+    table = Table(title=f"step {event.step} of {event.n_steps - 1}: test IoU in %", title_justify="left")
+    for group in GROUPS:
+        table.add_column(group, justify="right", style="bold")
+    for name in event.class_iou:
+        table.add_column("bg" if name == "background" else name, justify="right")
+    table.add_column("forgetting", justify="right")
+    table.add_column("val", justify="right")
+    table.add_column("time", justify="right")
+    cells = [percent(values.get(f"miou/{group}")) for group in GROUPS]
+    cells += [percent(value) for value in event.class_iou.values()]
+    cells += [percent(values.get("forgetting")), percent(values.get("val/miou_all"))]
+    table.add_row(*cells, f"{values['time/step_seconds']:.0f} s")
+    return table
+
+
+def final_line(event: RunEnded) -> str:
+    names = {
+        "final/miou": "mIoU",
+        "final/miou_base": "base",
+        "final/miou_novel": "novel",
+        "final/miou_avg": "avg over steps",
+        "final/forgetting": "forgetting",
+        "final/val_miou": "validation",
+    }
+    return "final: " + ", ".join(f"{text} {percent(event.final.get(name))}" for name, text in names.items())
+
+
+def percent(value: float | None) -> str:
+    """An IoU in [0, 1] as a percentage; a dash where it is not defined."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"  # noqa: PLR0124  NaN

@@ -1,0 +1,175 @@
+"""The numbers behind every table, as plain rows. Scores stay in the unit of the journal (mIoU in 0..1)."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from results.state import SELECTION_METRIC, SweepState, TrialState
+
+Row = dict[str, Any]
+
+TEST_COLUMNS = {
+    "miou": "final/miou",
+    "miou_base": "final/miou_base",
+    "miou_novel": "final/miou_novel",
+    "miou_avg": "final/miou_avg",
+    "forgetting": "final/forgetting",
+}
+"""Column -> metric on the test set. Shown, never used to choose."""
+
+_STEP_METRICS = "miou/"
+
+
+def winners_table(state: SweepState) -> list[Row]:
+    """One row a split: its winner by ``final/val_miou``, the winner's test metrics, and the references.
+
+    ``joint_miou`` and ``finetune_miou`` are means over ``joint_seeds`` and ``finetune_seeds`` runs.
+    ``gap_to_joint_percent`` = 100 (joint - winner) / joint of the test mIoU: positive = below joint training.
+    What is not known yet is None.
+    """
+    return [_winner_row(state, split) for split in state.splits()]
+
+
+def trials_table(state: SweepState) -> list[Row]:
+    """One row a trial, by number; ``params`` and ``final`` are dictionaries."""
+    names = ("number", "key", "role", "split", "seed", "status", "attempts", "step", "epoch", "seconds")
+    trials = sorted(state.trials.values(), key=lambda trial: trial.number)
+    return [
+        {name: getattr(trial, name) for name in names}
+        | {"reason": trial.reason, "params": trial.params, "final": trial.final}
+        for trial in trials
+    ]
+
+
+def steps_table(state: SweepState) -> list[Row]:
+    """One row a trial and continual step, with every ``miou/*`` point of that step."""
+    rows = []
+    for trial in sorted(state.trials.values(), key=lambda trial: trial.number):
+        by_step: dict[int, Row] = {}
+        for (metric, x), (value, _) in trial.points.items():
+            if metric.startswith(_STEP_METRICS):
+                by_step.setdefault(x, {})[metric] = value
+        head = {name: getattr(trial, name) for name in ("number", "key", "role", "split", "seed")}
+        rows += [head | {"step": step} | by_step[step] for step in sorted(by_step)]
+    return rows
+
+
+def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
+    """Write ``winners.csv``, ``trials.csv`` and ``steps.csv``; params become columns ``params/<key>``.
+
+    Returns: the three paths. Unknown values are empty cells.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {"winners": winners_table, "trials": trials_table, "steps": steps_table}
+    return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
+
+
+def status_json(state: SweepState, total: int | None = None, concurrency: int | None = None) -> Row:
+    """The status as JSON can hold it (NaN becomes null).
+
+    Args:
+        state: the sweep.
+        total: planned trials; default those suggested so far.
+        concurrency: trials at a time, for the time left; default those running now.
+    """
+    total = len(state.trials) if total is None else total
+    running = [trial for trial in state.trials.values() if trial.status == "running"]
+    status = {
+        "sweep": state.sweep,
+        "uid": state.uid,
+        "ended": state.ended,
+        "end_status": state.end_status or None,
+        "updated_at": state.updated_at,
+        "total": total,
+        "counts": state.counts(),
+        "eta_seconds": state.eta_seconds(total, concurrency or len(running)),
+        "best": winners_table(state),
+        "running": [_running_row(trial) for trial in running],
+        "failures": [_failure_row(trial) for trial in failures(state)],
+    }
+    return {key: _without_nan(value) for key, value in status.items()}
+
+
+def failures(state: SweepState) -> list[TrialState]:
+    """Failed trials, and those about to be tried again after a failure."""
+    return [
+        trial
+        for trial in state.trials.values()
+        if trial.status == "failed" or (trial.status in ("pending", "running") and trial.reason)
+    ]
+
+
+def _winner_row(state: SweepState, split: str) -> Row:
+    best = state.best(split)
+    row: Row = {
+        "split": split,
+        "finished": len(state.finished(split)),
+        "trial": best.number if best else None,
+        "key": best.key if best else None,
+        "val_miou": best.final[SELECTION_METRIC] if best else None,
+    }
+    row |= {column: best.final.get(metric) if best else None for column, metric in TEST_COLUMNS.items()}
+    for role, runs in state.references(split).items():
+        scores = [run.final["final/miou"] for run in runs if "final/miou" in run.final]
+        row[f"{role}_miou"] = sum(scores) / len(scores) if scores else None
+        row[f"{role}_seeds"] = len(scores)
+    row["gap_to_joint_percent"] = _gap_percent(row["miou"], row["joint_miou"])
+    row["params"] = dict(best.params) if best else {}
+    return row
+
+
+def _gap_percent(score: float | None, joint: float | None) -> float | None:
+    return None if score is None or not joint else 100 * (joint - score) / joint
+
+
+def _running_row(trial: TrialState) -> Row:
+    return {
+        "trial": trial.number,
+        "key": trial.key,
+        "role": trial.role,
+        "split": trial.split,
+        "attempt": trial.attempts,
+        "step": trial.step,
+        "epoch": trial.epoch,
+    }
+
+
+def _failure_row(trial: TrialState) -> Row:
+    return {
+        "trial": trial.number,
+        "key": trial.key,
+        "split": trial.split,
+        "attempts": trial.attempts,
+        "will_retry": trial.status != "failed",
+        "reason": trial.reason,
+    }
+
+
+def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(column for row in flat for column in row))
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(flat)
+    draft.replace(path)  # a reader sees the old file or the new one, never half of it
+    return path
+
+
+def _flat(row: Mapping[str, Any]) -> Row:
+    plain = {key: value for key, value in row.items() if key not in ("params", "final")}
+    return plain | row.get("final", {}) | {f"params/{key}": v for key, v in row.get("params", {}).items()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,226 @@
+"""What a sweep has come to: the journal folded, record by record, into plain dataclasses."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results.errors import ResultsError
+from results.journal import read_journal
+from results.records import Record
+
+STATUSES = ("pending", "running", "finished", "stopped", "failed")
+"""In the order in which a trial meets them. ``stopped`` = pruned by early stopping."""
+
+SELECTION_METRIC = "final/val_miou"
+"""The only number a winner is chosen by. Test metrics (``final/miou*``) never choose anything."""
+
+REFERENCE_ROLES = ("joint", "finetune")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrialState:
+    """One trial. Written by `SweepState.apply` alone; everyone else reads."""
+
+    key: str
+    """12 hexadecimal digits, the same for ever."""
+    number: int
+    role: str
+    """``trial``, or a reference: ``joint`` (above), ``finetune`` (below)."""
+    split: str
+    seed: int
+    params: dict[str, Any]
+    """The swept values under their dotted configuration names."""
+    config: dict[str, Any]
+    tags: dict[str, Any]
+    suggested_at: float
+    """Unix seconds, as all ``_at`` fields."""
+    status: str = "pending"
+    attempts: int = 0
+    step: int = 0
+    """Finished continual steps."""
+    epoch: int = 0
+    points: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    """(metric, x) -> (value, unix seconds), as they arrived; the first write of a (metric, x) wins."""
+    final: dict[str, float] = field(default_factory=dict)
+    started_at: float | None = None
+    """Start of the first attempt."""
+    attempt_started_at: float | None = None
+    ended_at: float | None = None
+    seconds: float | None = None
+    reason: str = ""
+    """Why it was stopped or last failed."""
+    traceback: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no driver will run it again by itself."""
+        return self.status in ("finished", "stopped", "failed")
+
+
+class SweepState:
+    """A sweep as its journal tells it."""
+
+    def __init__(self) -> None:
+        self.sweep = ""
+        self.uid = ""
+        self.config: dict[str, Any] = {}
+        self.versions: dict[str, Any] = {}
+        self.trials: dict[str, TrialState] = {}
+        self.edits: list[dict[str, Any]] = []
+        self.created_at: float | None = None
+        self.updated_at: float | None = None
+        self.ended = False
+        self.ended_at: float | None = None
+        self.end_status = ""
+        self.endings = 0
+        """How many times the sweep ended: a resumed one ends again."""
+        self.offset = 0
+        """Bytes of the journal folded so far."""
+
+    @classmethod
+    def load(cls, path: Path | str) -> SweepState:
+        """Fold a whole journal.
+
+        Raises:
+            ResultsError: as `results.journal.read_journal`, or a record names an unknown trial.
+        """
+        state = cls()
+        state.refresh(path)
+        return state
+
+    def refresh(self, path: Path | str) -> list[Record]:
+        """Fold what was appended since the last call, and return it."""
+        records, end = read_journal(path, self.offset)
+        for record in records:
+            self.apply(record)
+        self.offset = end
+        return records
+
+    def apply(self, record: Record) -> None:
+        """Fold one record. Kinds that this version does not know are ignored."""
+        kind = record["kind"]
+        self.updated_at = record["time"]
+        if kind == "suggested":
+            self._suggest(record)
+        elif kind in _TRIAL_KINDS:
+            trial = self.trials.get(record["trial"])
+            if trial is None:
+                raise ResultsError(
+                    f"record {record['seq']} ({kind}) names an unknown trial: {record['trial']}",
+                    "the journal was edited or mixed with another one; restore it from a copy",
+                )
+            trial.tags |= record.get("tags") or {}
+            _TRIAL_KINDS[kind](trial, record)
+        elif kind == "created":
+            self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
+            self.versions, self.created_at = record.get("versions") or {}, record["time"]
+        elif kind == "edited":
+            self.edits.append(record["changes"])
+        elif kind in ("resumed", "ended"):
+            self._turn(record)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by status; every status is present."""
+        found = dict.fromkeys(STATUSES, 0)
+        for trial in self.trials.values():
+            found[trial.status] += 1
+        return found
+
+    def splits(self) -> list[str]:
+        """In the order of their first trial."""
+        return list(dict.fromkeys(trial.split for trial in self.trials.values()))
+
+    def finished(self, split: str, role: str = "trial") -> list[TrialState]:
+        """The finished trials of a split, by number."""
+        found = [t for t in self.trials.values() if (t.split, t.role, t.status) == (split, role, "finished")]
+        return sorted(found, key=lambda trial: trial.number)
+
+    def best(self, split: str) -> TrialState | None:
+        """The finished trial (references apart) with the largest ``final/val_miou``; of equals the oldest."""
+        scored = [t for t in self.finished(split) if not math.isnan(t.final.get(SELECTION_METRIC, math.nan))]
+        return max(scored, key=lambda trial: trial.final[SELECTION_METRIC], default=None)
+
+    def references(self, split: str) -> dict[str, list[TrialState]]:
+        """Finished references by role (``joint``, ``finetune``; both keys are always present), by number."""
+        return {role: self.finished(split, role) for role in REFERENCE_ROLES}
+
+    def latest(self, trial: str, metric: str) -> tuple[int, float] | None:
+        """(x, value) of a trial's point with the largest x; None before the first."""
+        points = self.trials[trial].points
+        last = max((x for name, x in points if name == metric), default=None)
+        return None if last is None else (last, points[metric, last][0])
+
+    def eta_seconds(self, total_trials: int, concurrency: int, now: float | None = None) -> float | None:
+        """Seconds until ``total_trials`` are over, from the mean of the finished ones; None when unknown."""
+        seconds = [t.seconds for t in self.trials.values() if t.status == "finished" and t.seconds is not None]
+        counts = self.counts()
+        left = total_trials - counts["finished"] - counts["stopped"] - counts["failed"]
+        if left <= 0:
+            return 0.0
+        if not seconds:
+            return None
+        mean = sum(seconds) / len(seconds)
+        moment = time.time() if now is None else now
+        begun = [t.attempt_started_at for t in self.trials.values() if t.status == "running"]
+        done = sum(min(mean, max(0.0, moment - start)) for start in begun if start is not None)
+        return max(0.0, left * mean - done) / max(1, min(concurrency, left))
+
+    def _suggest(self, record: Record) -> None:
+        names = ("number", "role", "split", "seed", "params", "config")
+        trial = TrialState(
+            key=record["trial"],
+            tags=dict(record.get("tags") or {}),
+            suggested_at=record["time"],
+            **{name: record[name] for name in names},
+        )
+        self.trials.setdefault(trial.key, trial)  # a resumed driver may plan the same trial again
+
+    def _turn(self, record: Record) -> None:
+        """A driver ended, or a new one took over: no trial of the old one can still be running."""
+        for trial in self.trials.values():
+            if trial.status == "running":
+                trial.status = "pending"
+        self.ended = record["kind"] == "ended"
+        self.ended_at = record["time"] if self.ended else None
+        self.end_status = record["status"] if self.ended else ""
+        self.endings += self.ended
+
+
+def _started(trial: TrialState, record: Record) -> None:
+    trial.attempts = max(trial.attempts + 1, int(record.get("attempt", 1)))
+    trial.started_at = record["time"] if trial.started_at is None else trial.started_at
+    trial.attempt_started_at = record["time"]
+    if trial.status not in ("finished", "stopped"):  # what is known of these is never taken back
+        trial.status, trial.ended_at = "running", None
+
+
+def _reported(trial: TrialState, record: Record) -> None:
+    trial.step = max(trial.step, record.get("step") or 0)
+    trial.epoch = max(trial.epoch, record.get("epoch") or 0)
+    for metric, x, value, moment in record["points"]:
+        trial.points.setdefault((metric, int(x)), (value, moment))
+
+
+def _ended(trial: TrialState, record: Record) -> None:
+    if trial.status in ("finished", "stopped"):
+        return
+    trial.ended_at, trial.reason = record["time"], record.get("reason", "")
+    trial.traceback = record.get("traceback") or ""
+    trial.status = "pending" if record.get("will_retry") else record["kind"]
+    trial.final = record.get("final") or {}
+    trial.seconds = record.get("seconds")
+    if trial.seconds is None and trial.attempt_started_at is not None:
+        trial.seconds = trial.ended_at - trial.attempt_started_at
+
+
+_TRIAL_KINDS = {
+    "started": _started,
+    "reported": _reported,
+    "stopped": _ended,
+    "finished": _ended,
+    "failed": _ended,
+}

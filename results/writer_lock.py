@@ -1,0 +1,80 @@
+"""The lock that lets one process at a time write a journal.
+
+``flock`` on ``<journal>.lock``: the kernel drops it when the holder dies, however it dies, so a stale lock
+cannot exist and the file never has to be deleted. It holds host, pid and start time of the holder, for the
+message a second writer gets. The lock is not inherited by programs the holder starts; it *is* shared with
+children made by a bare ``os.fork``, which must close the journal or exit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from results.errors import ResultsError
+
+
+class WriterLock:
+    """Taken by the constructor, given back by `release` or the death of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            ResultsError: another process holds it, or the file system cannot lock.
+        """
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ResultsError(
+                f"cannot open {path}: {error.strerror}", "choose a folder that you may write to"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _read_holder(self._fd)
+            os.close(self._fd)
+            raise _refusal(path, error, holder) from error
+        self._write_holder()
+
+    def release(self) -> None:
+        """Give the lock back. Twice is once."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write_holder(self) -> None:
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+
+
+def _read_holder(fd: int) -> dict[str, Any]:
+    try:
+        holder = json.loads(os.pread(fd, 4096, 0))
+    except ValueError:  # the holder is just taking or giving back the lock
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _refusal(path: Path, error: OSError, holder: dict[str, Any]) -> ResultsError:
+    if not isinstance(error, BlockingIOError):
+        return ResultsError(
+            f"cannot lock {path}: {error.strerror}",
+            "keep the sweep on a file system with file locks (a local disk, or NFS 4)",
+        )
+    if not holder:
+        return ResultsError(f"{path} is held by another process", "try again in a moment")
+    host, pid = holder.get("host"), holder.get("pid")
+    age_seconds = max(0.0, time.time() - float(holder.get("started", time.time())))
+    return ResultsError(
+        f"{path} is held by process {pid} on {host}, a writer for {age_seconds:.0f} s",
+        f"wait until it ends, or stop it with `kill {pid}` on {host}; the lock goes with it, delete nothing",
+    )

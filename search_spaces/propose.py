@@ -1,0 +1,101 @@
+"""The next configuration of a study, as a pure function of the study's history.
+
+Nothing is kept between calls: a study is rebuilt from what its trials returned, and the sampler is seeded afresh for
+every suggestion. So the same journal gives the same suggestions, on any machine, after any interruption.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from bacs.randomness import derive_seed
+from search_spaces.space import Params, Space
+
+ALGORITHMS = ("tpe", "random", "grid")
+RETRIES = 20
+"""Draws after which a study that only finds configurations it already had is called exhausted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An earlier suggestion of the same study and what became of it."""
+
+    params: Params
+    value: float | None
+    """The objective; ``None`` while it runs, or if it failed."""
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudySettings:
+    """What makes one study (one task split) what it is."""
+
+    space: Space
+    algorithm: str
+    seed: int
+    split: str
+    startup_trials: int
+    """Random suggestions before TPE models the history."""
+
+
+def propose(settings: StudySettings, history: Sequence[Told], first: Params | None = None) -> Params | None:
+    """Suggestion number ``len(history)``; ``None`` when the space has nothing new to offer.
+
+    Args:
+        settings: the study.
+        history: all earlier suggestions, in order.
+        first: suggested as number 0 if it lies in the space: the default configuration.
+    """
+    number = len(history)
+    if settings.algorithm == "grid":
+        combinations = _grid(settings.space, first)
+        return combinations[number] if number < len(combinations) else None
+    if number == 0 and first is not None and _inside(settings.space, first):
+        return dict(first)
+    seen = [told.params for told in history]
+    for attempt in range(RETRIES):
+        params = _ask(settings, history, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
+        if params not in seen:
+            return params
+    return None
+
+
+def _grid(space: Space, first: Params | None) -> list[Params]:
+    combinations = space.grid()
+    if first in combinations:
+        combinations.remove(first)
+        combinations.insert(0, first)
+    return combinations
+
+
+def _inside(space: Space, params: Params) -> bool:
+    return all(d.key in params and d.contains(params[d.key]) for d in space.dimensions)
+
+
+def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))
+        distributions = {d.key: d.distribution() for d in settings.space.dimensions}
+        for told in history:
+            if told.failed:
+                state = TrialState.FAIL
+            else:
+                state = TrialState.RUNNING if told.value is None else TrialState.COMPLETE
+            inside = {key: value for key, value in told.params.items() if key in distributions}
+            kept = {key: distributions[key] for key in inside}
+            study.add_trial(create_trial(state=state, params=inside, distributions=kept, value=told.value))
+        trial = study.ask()
+        return {dimension.key: dimension.suggest(trial) for dimension in settings.space.dimensions}
+
+
+def _sampler(settings: StudySettings, seed: int) -> BaseSampler:
+    if settings.algorithm == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=settings.startup_trials, multivariate=True, constant_liar=True)

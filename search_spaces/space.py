@@ -1,0 +1,159 @@
+"""Search spaces: YAML files that name configuration keys, their ranges and their priors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+
+from bacs.errors import Fault, RequestError
+
+SPACES_DIR = Path(__file__).parent
+KINDS = ("float", "int", "choice")
+DIMENSION_KEYS = {"kind", "low", "high", "log", "choices", "grid"}
+
+Params = dict[str, Any]
+"""Dotted configuration key -> value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One configuration key that varies."""
+
+    key: str
+    """Dotted, such as ``loss.lkd``."""
+    kind: str
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    """The prior is uniform in the logarithm."""
+    choices: tuple[Any, ...] = ()
+    grid: tuple[Any, ...] = ()
+    """The values of a grid search; a choice uses its choices."""
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        if self.kind == "choice":
+            return trial.suggest_categorical(self.key, self.choices)
+        if self.kind == "int":
+            return trial.suggest_int(self.key, int(self.low or 0), int(self.high or 0), log=self.log)
+        return trial.suggest_float(self.key, float(self.low or 0), float(self.high or 0), log=self.log)
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        if self.kind == "choice":
+            return optuna.distributions.CategoricalDistribution(self.choices)
+        if self.kind == "int":
+            return optuna.distributions.IntDistribution(int(self.low or 0), int(self.high or 0), log=self.log)
+        return optuna.distributions.FloatDistribution(float(self.low or 0), float(self.high or 0), log=self.log)
+
+    def grid_values(self) -> tuple[Any, ...]:
+        return self.choices if self.kind == "choice" else self.grid
+
+    def contains(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return float(self.low or 0) <= value <= float(self.high or 0)
+
+    def extremes(self) -> tuple[Any, ...]:
+        """Values that stand for all: legal ends mean a legal range."""
+        return self.choices if self.kind == "choice" else (self.low, self.high, *self.grid)
+
+    def __str__(self) -> str:
+        if self.kind == "choice":
+            return f"{self.key} in {{{', '.join(str(choice) for choice in self.choices)}}}"
+        return f"{self.key} in [{self.low:g}, {self.high:g}]" + (" (log)" if self.log else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Named dimensions for one method."""
+
+    name: str
+    loss: str
+    """The ``loss=`` group choice whose keys the space varies."""
+    dimensions: tuple[Dimension, ...]
+
+    def grid(self) -> list[Params]:
+        """Every combination of the grid values, the last dimension fastest."""
+        keys = [dimension.key for dimension in self.dimensions]
+        values = [dimension.grid_values() for dimension in self.dimensions]
+        return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def known_spaces() -> list[str]:
+    return sorted(path.stem for path in SPACES_DIR.glob("*.yaml"))
+
+
+def load_space(name: str) -> Space:
+    """A shipped space by name, or any YAML file by path.
+
+    Raises:
+        RequestError: with every fault of the file.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SPACES_DIR / f"{name}.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(known_spaces())
+        raise RequestError.of("search.space", f"is {name!r}, which does not exist", f"known: {known}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise RequestError.of("search.space", f"{path} cannot be read: {error}", "correct the file") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("dimensions"), dict) or not raw["dimensions"]:
+        raise RequestError.of("search.space", f"{path} has no dimensions", "list them under `dimensions:`")
+    dimensions, faults = [], []
+    for key, settings in raw["dimensions"].items():
+        try:
+            dimensions.append(_dimension(str(key), settings))
+        except RequestError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise RequestError(faults)
+    return Space(path.stem, str(raw.get("loss", "bacs")), tuple(dimensions))
+
+
+def _dimension(key: str, settings: Any) -> Dimension:
+    where = f"search.space: {key}"
+    if not isinstance(settings, dict) or settings.get("kind") not in KINDS:
+        raise RequestError.of(where, f"is {settings!r}, without a known kind", f"kind: one of {', '.join(KINDS)}")
+    faults = [
+        Fault(where, f"has the unknown setting {name!r}", f"known: {', '.join(sorted(DIMENSION_KEYS))}")
+        for name in settings
+        if name not in DIMENSION_KEYS
+    ]
+    if settings["kind"] == "choice":
+        if not isinstance(settings.get("choices"), list) or len(settings["choices"]) < 2:
+            faults.append(Fault(where, "is a choice with fewer than two choices", "give choices: [a, b, ...]"))
+    else:
+        faults += _range_faults(where, settings)
+    if faults:
+        raise RequestError(faults)
+    return Dimension(
+        key,
+        settings["kind"],
+        low=settings.get("low"),
+        high=settings.get("high"),
+        log=bool(settings.get("log", False)),
+        choices=tuple(settings.get("choices", ())),
+        grid=tuple(settings.get("grid", ())),
+    )
+
+
+def _range_faults(where: str, settings: dict[str, Any]) -> list[Fault]:
+    low, high = settings.get("low"), settings.get("high")
+    numbers = [low, high, *settings.get("grid", ())]
+    wanted = int if settings["kind"] == "int" else (int, float)
+    if not all(isinstance(n, wanted) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        text = f"has low {low!r}, high {high!r}, grid {settings.get('grid')!r}"
+        return [Fault(where, f"{text}, which are not all of kind {settings['kind']}", "give numbers of that kind")]
+    assert isinstance(low, int | float) and isinstance(high, int | float)
+    if low >= high:
+        return [Fault(where, f"has low {low} >= high {high}", "low must be smaller than high")]
+    if settings.get("log") and low <= 0:
+        return [Fault(where, f"is logarithmic from {low}", "low must be > 0, or drop log")]
+    return []

@@ -1,0 +1,81 @@
+"""Everything cheap is checked before anything expensive starts, and all faults are told together."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bacs.errors import Fault, RequestError
+from results.errors import ResultsError
+from results.tracking import Tracker
+from sweeps.settings import SweepConfig
+
+
+def check_request(values: Mapping[str, Any]) -> SweepConfig:
+    """The checked sweep behind a composed dictionary.
+
+    Raises:
+        RequestError: with the faults of the configuration and of every service it needs.
+    """
+    faults: list[Fault] = []
+    sweep: SweepConfig | None = None
+    try:
+        sweep = SweepConfig.from_dict(values)
+    except RequestError as error:
+        faults += error.faults
+    launch = values.get("sweep") or {}
+    storage = Path(str(launch.get("storage")))
+    storage_faults = _check_storage(storage)
+    faults += storage_faults
+    uri = launch.get("tracking_uri")
+    if uri or not storage_faults:
+        faults += check_tracking(str(uri or f"sqlite:///{storage.absolute()}/mlflow.db"))
+    if sweep is not None:
+        faults += _check_resources(sweep)
+    if faults or sweep is None:
+        raise RequestError(list(dict.fromkeys(faults)))
+    return sweep
+
+
+def check_tracking(uri: str) -> list[Fault]:
+    try:
+        Tracker.check(uri)
+    except ResultsError as error:
+        return [Fault("sweep.tracking_uri", error.message, error.hint)]
+    return []
+
+
+def _check_storage(storage: Path) -> list[Fault]:
+    """Tries to write where the sweep would; leaves nothing behind but the folder."""
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage) as file:
+            file.write(b"0")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        remedy = "give a folder that you may write to with --storage"
+        return [Fault("sweep.storage", f"{storage} cannot be written: {error.strerror}", remedy)]
+    return []
+
+
+def _check_resources(sweep: SweepConfig) -> list[Fault]:
+    """On a cluster only Ray knows what there is; here the machine does."""
+    if sweep.launch.address:
+        return []
+    faults = []
+    wanted, cores = sweep.resources.cpus_per_trial, len(os.sched_getaffinity(0))
+    if wanted > cores:
+        problem = f"is {wanted}, but this machine has {cores} cores: no trial would ever start"
+        faults.append(Fault("resources.cpus_per_trial", problem, f"give at most {cores}"))
+    if sweep.resources.gpus_per_trial > 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if sweep.resources.gpus_per_trial > gpus:
+            problem = f"is {sweep.resources.gpus_per_trial:g}, but this machine has {gpus} GPUs"
+            faults.append(Fault("resources.gpus_per_trial", problem, f"give at most {gpus}"))
+    return faults

@@ -1,0 +1,224 @@
+"""The books of a running sweep: which trial is next, and every turn of events written to the journal first.
+
+One object behind Ray Tune's searcher and callback. It holds no truth of its own: opened on an old journal it goes on
+as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from results.journal import Journal
+from results.state import SELECTION_METRIC, SweepState, TrialState
+from search_spaces.propose import StudySettings, Told, propose
+from search_spaces.space import Params
+from sweeps.settings import SweepConfig, lookup
+from sweeps.trials import Trial, make_trial, split_name
+from trainables.folder import TrialFolder
+
+
+def suggestions_per_split(sweep: SweepConfig) -> int:
+    """Configurations that each split's study may suggest."""
+    if sweep.search.algorithm == "grid":
+        return min(sweep.search.trials, len(sweep.space.grid()))
+    return sweep.search.trials
+
+
+def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:
+    """Trials and references of a whole sweep; splits whose space is exhausted count what they suggested."""
+    search = sweep.search
+    total = len(search.references) * len(search.splits)
+    for name in map(split_name, search.splits):
+        numbers = {t.number for t in state.trials.values() if t.role == "trial" and t.split == name} if state else set()
+        total += len(numbers) if name in exhausted else suggestions_per_split(sweep)
+    return total * len(search.seeds)
+
+
+class Ledger:
+    """Hands out trials and books what they report. All methods may be called from any thread."""
+
+    def __init__(self, sweep: SweepConfig, journal: Journal, state: SweepState) -> None:
+        self.sweep = sweep
+        self.state = state
+        self.deadline: float | None = None
+        """Unix seconds after which no more work is handed out."""
+        self._journal = journal
+        self._lock = threading.RLock()
+        self._out: set[str] = set()  # handed out by this driver
+        self._default = {d.key: lookup(sweep.base, d.key) for d in sweep.space.dimensions}
+        self._exhausted: set[str] = set()
+
+    # ------------------------------------------------------------------ handing out
+
+    @property
+    def total(self) -> int:
+        """Trials and references of the whole sweep, as far as is known now."""
+        return planned_total(self.sweep, self.state, self._exhausted)
+
+    def next_trial(self) -> Trial | None:
+        """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""
+        with self._lock:
+            if self.deadline is not None and time.time() > self.deadline:
+                return None
+            waiting = self._unfinished()
+            if waiting is None:
+                self._suggest_more()
+                waiting = self._unfinished()
+            if waiting is not None:
+                self._out.add(waiting.key)
+            return waiting
+
+    def next_config(self) -> dict[str, Any] | None:
+        """What Tune is given: only where the trial's folder is; everything else is read there."""
+        trial = self.next_trial()
+        return None if trial is None else {"trial": trial.key, "folder": str(self.folder_of(trial.key).path)}
+
+    def exhausted(self) -> bool:
+        """Whether every trial of the sweep has been handed out or is over, or time is up."""
+        with self._lock:
+            if self.deadline is not None and time.time() > self.deadline:
+                return True
+            known = len(self.state.trials) >= self.total
+            return known and all(t.is_over or t.key in self._out for t in self.state.trials.values())
+
+    def _unfinished(self) -> Trial | None:
+        for known in self.state.trials.values():
+            if not known.is_over and known.key not in self._out:
+                return _trial_of(known)
+        return None
+
+    def _suggest_more(self) -> None:
+        """Journals the next trials: references first, then a suggestion for the split that has the fewest.
+
+        A driver may have died between two journal writes, so what is there is compared with what should be.
+        """
+        search = self.sweep.search
+        there = {(t.role, t.split, t.number, t.seed) for t in self.state.trials.values()}
+        wanted: list[dict[str, Any]] = [
+            {"role": role, "number": 0, "split": split, "params": {}}
+            for role in search.references
+            for split in search.splits
+        ]
+        for split in search.splits:
+            for trials in self._suggested(split_name(split)):
+                first = trials[0]
+                wanted.append({"role": "trial", "number": first.number, "split": split, "params": first.params})
+        missing = [
+            what | {"seed": seed}
+            for what in wanted
+            for seed in search.seeds
+            if (what["role"], split_name(what["split"]), what["number"], seed) not in there
+        ]
+        for what in missing or self._new_suggestion():
+            self._plan(**what)
+
+    def _new_suggestion(self) -> list[dict[str, Any]]:
+        search = self.sweep.search
+        for split in sorted(search.splits, key=lambda split: len(self._suggested(split_name(split)))):
+            params = self._propose(split_name(split))
+            if params is not None:
+                what = {
+                    "role": "trial",
+                    "number": len(self._suggested(split_name(split))),
+                    "split": split,
+                    "params": params,
+                }
+                return [what | {"seed": seed} for seed in search.seeds]
+        return []
+
+    def _propose(self, split: str) -> Params | None:
+        search = self.sweep.search
+        suggested = self._suggested(split)
+        if split in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep):
+            return None
+        visible = max(0, len(suggested) - search.lag)
+        history = [self._told(trials) for trials in suggested]
+        if any(told.value is None and not told.failed for told in history[:visible]):
+            return None  # a result that this suggestion must look at is not in yet
+        history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
+        settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
+        params = propose(settings, history, self._default if search.include_default else None)
+        if params is None:
+            self._exhausted.add(split)
+        return params
+
+    def _suggested(self, split: str) -> list[list[TrialState]]:
+        """The suggestions of a split in order, each with its trials (one a seed)."""
+        groups: dict[int, list[TrialState]] = {}
+        for trial in self.state.trials.values():
+            if trial.role == "trial" and trial.split == split:
+                groups.setdefault(trial.number, []).append(trial)
+        return [groups[number] for number in sorted(groups)]
+
+    def _told(self, trials: list[TrialState]) -> Told:
+        params = trials[0].params
+        if any(trial.status == "failed" for trial in trials):
+            return Told(params, None, failed=True)
+        values = [trial.final.get(SELECTION_METRIC) for trial in trials if trial.status == "finished"]
+        numbers = [value for value in values if value is not None]
+        complete = len(numbers) == len(self.sweep.search.seeds)
+        return Told(params, sum(numbers) / len(numbers) if complete else None)
+
+    def _plan(self, **what: Any) -> None:
+        trial = make_trial(self.sweep, self.state.uid, **what)
+        self.folder_of(trial.key).write_config(trial.config)
+        fields = {
+            name: getattr(trial, name) for name in ("number", "role", "split", "seed", "params", "config", "tags")
+        }
+        self._book("suggested", trial=trial.key, **fields)
+
+    # ------------------------------------------------------------------ booking
+
+    @contextmanager
+    def reading(self) -> Iterator[SweepState]:
+        """The state, held still."""
+        with self._lock:
+            yield self.state
+
+    def folder_of(self, key: str) -> TrialFolder:
+        return TrialFolder(self.sweep.folder / "trials" / key)
+
+    def book_report(self, key: str, report: Mapping[str, Any]) -> None:
+        """Books one report of :func:`trainables.trial.train_trial`."""
+        with self._lock:
+            known = self.state.trials[key]
+            if report["kind"] == "started":
+                tags = {"stage.0": report["stage.0"]}
+                place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
+                self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
+            fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
+            if fresh:
+                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh)
+            if report["kind"] == "final" and not known.is_over:
+                self._book("finished", trial=key, final=report["final"], seconds=self._seconds(known))
+
+    def book_failure(self, key: str, *, will_retry: bool) -> None:
+        """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to."""
+        with self._lock:
+            if self.state.trials[key].is_over:
+                return
+            died = {"reason": "the worker process died without a Python error", "traceback": ""}
+            error = self.folder_of(key).take_error() or died
+            self._book("failed", trial=key, will_retry=will_retry, **error)
+
+    def book(self, kind: str, **fields: Any) -> None:
+        """Books a record that is not about one trial."""
+        with self._lock:
+            self._book(kind, **fields)
+
+    def _book(self, kind: str, **fields: Any) -> None:
+        self.state.apply(self._journal.append(kind, **fields))
+
+    @staticmethod
+    def _seconds(known: TrialState) -> float:
+        """Training seconds over all attempts, from the points, so that waiting in a queue does not count."""
+        return sum(value for (metric, _), (value, _) in known.points.items() if metric == "time/step_seconds")
+
+
+def _trial_of(known: TrialState) -> Trial:
+    fields = ("key", "number", "role", "split", "seed", "params", "config", "tags")
+    return Trial(**{name: getattr(known, name) for name in fields})

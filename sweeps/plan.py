@@ -1,0 +1,63 @@
+"""What a sweep would run, before it takes anything."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from results.state import SweepState
+from sweeps.ledger import planned_total, suggestions_per_split
+from sweeps.settings import SweepConfig
+from sweeps.trials import split_name
+
+
+def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
+    """The checked configuration, the number of trials and the resources, for people."""
+    table = Table(title=f"sweep {sweep.launch.name}", title_justify="left", show_header=False)
+    for name, text in plan_rows(sweep, state):
+        table.add_row(name, text)
+    return Group(table, f"start it: python -m sweeps run PRESET --name {sweep.launch.name}")
+
+
+def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, str]]:
+    """(name, text) of everything `plan` tells."""
+    search, seeds = sweep.search, len(sweep.search.seeds)
+    per_split, splits = suggestions_per_split(sweep), len(search.splits)
+    total = planned_total(sweep, state)
+    training = sweep.base["training"]
+    rows = [
+        ("method", f"{sweep.base['loss']['_target_']} on {sweep.base['dataset']['_target_']}"),
+        ("mode", f"{training['mode']}, {training['epochs']} epochs of {_iterations(training)} per step"),
+        ("space", "\n".join(str(dimension) for dimension in sweep.space.dimensions)),
+        ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
+        ("splits", ", ".join(map(split_name, search.splits))),
+        ("seeds", ", ".join(map(str, search.seeds))),
+        ("trials", f"{splits} splits x {per_split} configurations x {seeds} seeds = {splits * per_split * seeds}"),
+        ("references", f"{', '.join(search.references) or 'none'}: {len(search.references) * splits * seeds}"),
+        ("together", f"{total} runs"),
+        ("resources", _resources(sweep)),
+        ("storage", str(sweep.folder)),
+        ("tracking", sweep.tracking_uri),
+    ]
+    if state is not None:
+        counts = ", ".join(f"{count} {name}" for name, count in state.counts().items() if count)
+        rows.append(("exists", f"{counts or 'nothing yet'}; `run` continues it"))
+    return rows
+
+
+def _iterations(training: dict[str, object]) -> str:
+    fixed = training["iterations_per_epoch"]
+    return f"{fixed} iterations" if fixed else "one pass over the images"
+
+
+def _resources(sweep: SweepConfig) -> str:
+    wanted = sweep.resources
+    text = f"{wanted.cpus_per_trial} CPU and {wanted.gpus_per_trial:g} GPU a trial"
+    if sweep.launch.address:
+        return f"{text}, on the Ray cluster {sweep.launch.address}"
+    at_once = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
+    if wanted.max_concurrent is not None:
+        at_once = min(at_once, wanted.max_concurrent)
+    return f"{text}, {at_once} at once on this machine"

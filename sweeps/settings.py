@@ -1,0 +1,242 @@
+"""The settings of a sweep, beside those of the run that it repeats."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bacs.compose import compose
+from bacs.config import GROUPS, RunConfig
+from bacs.errors import Fault, RequestError
+from bacs.schema import knob, parse
+from search_spaces.propose import ALGORITHMS
+from search_spaces.space import Params, Space, load_space
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+REFERENCES = ("joint", "finetune")
+NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSettings:
+    """Keys of ``sweep``: where a sweep lives. They never change a result."""
+
+    name: str = knob()
+    storage: str = knob("runs")
+    """Folder of the journal, checkpoints and caches; on a cluster a folder that every node mounts at this place."""
+    tracking_uri: str | None = knob(None)
+    """MLflow tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
+    address: str | None = knob(None)
+    """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
+    max_failures: int = knob(2, ge=0)
+    """Times a trial that died is started again, each time from its own last checkpoint."""
+    time_budget_minutes: float | None = knob(None, gt=0)
+    """Stops handing out work after this time; `resume` goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Keys of ``search``: what is tried."""
+
+    space: str = knob("bacs")
+    """A file of search_spaces/ by name, or any YAML file by path."""
+    algorithm: str = knob("tpe", choices=ALGORITHMS)
+    trials: int = knob(8, ge=1)
+    """Configurations per split; a grid is cut off here."""
+    splits: list[Any] = knob(["2-2"])
+    """Task splits; each has a study of its own, because mIoU is comparable only inside a split."""
+    seeds: list[int] = knob([42], ge=0)
+    """Every configuration runs once with each; the search sees their mean."""
+    references: list[str] = knob(list(REFERENCES))
+    """Run once per split and seed beside the trials: joint training above, fine-tuning below."""
+    include_default: bool = knob(True)
+    """The first configuration of every split is the method's default."""
+    seed: int = knob(0, ge=0)
+    """Of the suggestions."""
+    startup_trials: int = knob(4, ge=1)
+    """Random suggestions before TPE models the results."""
+    lag: int = knob(3, ge=0)
+    """A suggestion looks only at results at least this many suggestions older (the rest counts as running). It must
+    be at least the number of trials of a split that run at once less one, or workers wait; fixed, so that a sweep
+    suggests the same whatever finishes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """Keys of ``resources``: what one trial takes."""
+
+    cpus_per_trial: int = knob(1, ge=1)
+    """Also the threads of the trial's process."""
+    gpus_per_trial: float = knob(0.0, ge=0)
+    max_concurrent: int | None = knob(None, ge=1)
+    """Trials at once; null: as many as fit."""
+
+
+SECTIONS: dict[str, type] = {
+    "sweep": LaunchSettings,
+    "search": SearchSettings,
+    "resources": ResourceSettings,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """A checked sweep."""
+
+    launch: LaunchSettings
+    search: SearchSettings
+    resources: ResourceSettings
+    space: Space
+    base: dict[str, Any]
+    """The resolved configuration of the run that trials vary."""
+    resolved: dict[str, Any]
+    """The plain dictionary that rebuilds this object."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.launch.storage) / self.launch.name
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.launch.tracking_uri or f"sqlite:///{Path(self.launch.storage).absolute()}/mlflow.db"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:
+        """Checks everything that needs no service.
+
+        Raises:
+            RequestError: with the faults of all sections together.
+        """
+        faults: list[Fault] = []
+        parts: dict[str, Any] = {}
+        for name, schema in SECTIONS.items():
+            try:
+                parts[name] = parse(schema, values.get(name) or {}, name)
+            except RequestError as error:
+                faults += error.faults
+        run = {key: value for key, value in values.items() if key not in SECTIONS}
+        base, base_faults = _base(run, parts.get("sweep"), parts.get("search"))
+        faults += base_faults
+        space: Space | None = None
+        if "search" in parts:
+            space, search_faults = _check_search(parts["search"], base)
+            faults += search_faults
+        if "sweep" in parts and not NAME_RULE.fullmatch(parts["sweep"].name):
+            remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
+            faults.append(Fault("sweep.name", f"is {parts['sweep'].name!r}, which is no legal name", remedy))
+        if faults or space is None or base is None:
+            raise RequestError(list(dict.fromkeys(faults)))
+        resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
+        return cls(parts["sweep"], parts["search"], parts["resources"], space, base, resolved)
+
+
+def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary behind ``PRESET [OVERRIDE...]`` and the command line's own options.
+
+    Args:
+        preset: a file of sweeps/presets by name, or any YAML file by path.
+        overrides: Hydra overrides of the groups of a run and of ``search``, ``resources`` and ``sweep``.
+        launch: options that were given (not ``None``), by key of ``sweep``.
+    """
+    path = Path(preset)
+    own = path.suffix in (".yaml", ".yml")
+    directory, name = (path.parent, path.stem) if own else (PRESETS_DIR, preset)
+    values = compose(name, overrides, directory)
+    section = {"name": name, **(values.get("sweep") or {})}
+    section |= {key: value for key, value in launch.items() if value is not None}
+    section["storage"] = str(Path(section.get("storage") or "runs").expanduser().absolute())
+    return values | {"sweep": section}
+
+
+def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
+    """A deep copy of a nested dictionary with dotted keys set."""
+    changed = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        *groups, last = key.split(".")
+        section = changed
+        for group in groups:
+            section = section.setdefault(group, {})
+        section[last] = value
+    return changed
+
+
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key; ``KeyError`` if there is none."""
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def _base(
+    run: dict[str, Any], launch: LaunchSettings | None, search: SearchSettings | None
+) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """The resolved run configuration, checked under every split and with absolute paths."""
+    run = copy.deepcopy(run)
+    dataset = run.get("dataset")
+    if isinstance(dataset, dict) and launch is not None:
+        dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
+        for key in ("root", "cache"):  # trials run in folders of their own
+            if isinstance(dataset.get(key), str):
+                dataset[key] = str(Path(dataset[key]).expanduser().absolute())
+    splits = search.splits if search is not None and search.splits else [None]
+    faults: list[Fault] = []
+    base = None
+    for split in splits:
+        changes = {} if split is None else {"training.split": split}
+        try:
+            base = RunConfig.from_dict(nested(run, changes)).resolved
+        except RequestError as error:
+            faults += error.faults
+        except TypeError as error:  # a group given as a plain value
+            faults.append(Fault("training", f"cannot be read: {error}", f"groups: {', '.join(GROUPS)}"))
+    return (None if faults else base), faults
+
+
+def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[Space | None, list[Fault]]:
+    faults = []
+    for key, values in (("splits", search.splits), ("seeds", search.seeds)):
+        texts = [str(value) for value in values]
+        if not values or len(set(texts)) < len(texts):
+            faults.append(Fault(f"search.{key}", f"is {values}, empty or with repetitions", "list each once"))
+    for role in search.references:
+        if role not in REFERENCES:
+            known = ", ".join(REFERENCES)
+            faults.append(Fault("search.references", f"has {role!r}, which is unknown", f"known: {known}"))
+    try:
+        space = load_space(search.space)
+    except RequestError as error:
+        return None, faults + error.faults
+    if search.algorithm == "grid":
+        faults += [
+            Fault(f"search.space: {dimension.key}", "has no grid values", "give grid: [a, b, ...]")
+            for dimension in space.dimensions
+            if not dimension.grid_values()
+        ]
+    if base is not None:
+        faults += _check_dimensions(space, base)
+    return space, faults
+
+
+def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
+    """Every value that a dimension can take must make a legal run."""
+    faults = []
+    for dimension in space.dimensions:
+        if dimension.key in ("training.split", "training.seed"):
+            remedy = f"list the values under search.{dimension.key.split('.')[1]}s"
+            faults.append(Fault(f"search.space: {dimension.key}", "is not searched but enumerated", remedy))
+            continue
+        for value in dict.fromkeys(dimension.extremes()):
+            try:
+                RunConfig.from_dict(nested(base, {dimension.key: value}))
+            except RequestError as error:
+                faults += [
+                    Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy)
+                    for fault in error.faults
+                ]
+    return faults

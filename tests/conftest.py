@@ -1,0 +1,57 @@
+"""Small real configurations: the real method on the real digits, with few, small scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bacs.compose import compose
+from bacs.config import RunConfig
+from bacs.data import Digits
+
+TINY = [
+    "dataset.canvas=32",
+    "dataset.digit_size=14",
+    "dataset.train_scenes=60",
+    "dataset.val_scenes=20",
+    "dataset.test_scenes=24",
+    "network.width=4",
+    "training.batch_size=6",
+    "training.epochs=2",
+    "training.iterations_per_epoch=3",
+    "training.threads=1",
+    "training.device=cpu",
+    "loss.buffer_size=20",
+]
+"""Overrides that make a run of a few seconds; drop the last for losses without memory."""
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def digits_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("digits-cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_values(digits_cache: Path) -> Callable[..., dict[str, Any]]:
+    """Composes a tiny run; arguments are further overrides."""
+
+    def make(*overrides: str) -> dict[str, Any]:
+        base = [text for text in TINY if "loss=crossentropy" not in overrides or not text.startswith("loss.")]
+        return compose("config", [*base, f"dataset.cache={digits_cache}", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> MakeConfig:
+    return lambda *overrides: RunConfig.from_dict(tiny_values(*overrides))
+
+
+@pytest.fixture(scope="session")
+def tiny_digits(tiny_config: MakeConfig) -> Digits:
+    return Digits(tiny_config().dataset.settings)

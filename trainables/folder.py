@@ -1,0 +1,80 @@
+"""The folder of one trial on the sweep's storage: its configuration, its checkpoints, its lock, its last error."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LOCK_PATIENCE_SECONDS = 120.0
+
+
+class TrialBusyError(RuntimeError):
+    """Another process still runs this trial."""
+
+
+class TrialFolder:
+    """``<sweep>/trials/<key>``; whichever machine a trial is started on, it finds its state here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Stores the resolved configuration; done by the driver before the trial is handed out."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / "config.json", config)
+
+    def read_config(self) -> dict[str, Any]:
+        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+
+    def write_error(self, reason: str, traceback: str) -> None:
+        _write_json(self.path / "error.json", {"reason": reason, "traceback": traceback})
+
+    def take_error(self) -> dict[str, str] | None:
+        """The error of the attempt that just ended, once; ``None`` if it died without a word."""
+        path = self.path / "error.json"
+        try:
+            error = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        path.unlink(missing_ok=True)
+        return error
+
+    @contextlib.contextmanager
+    def claim(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:
+        """Holds the trial's lock, so that a new attempt never writes beside one that is still dying.
+
+        Raises:
+            TrialBusyError: the holder did not let go in time. The lock goes with the process that holds it.
+        """
+        with (self.path / "lock").open("a") as file:
+            deadline = time.monotonic() + patience_seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TrialBusyError(f"{self.path} is still locked by another process") from None
+                    time.sleep(0.2)
+            yield
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Atomic and durable: the driver writes this before it tells the journal."""
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with staging.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)

@@ -1,0 +1,68 @@
+"""The Ray Tune function trainable: one configuration on one split with one seed, through all its steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from bacs.checkpoints import CheckpointFolder
+from bacs.config import RunConfig
+from bacs.events import EpochEnded, Point, RunEnded, StepEnded
+from bacs.lineage import run_identity, stage_key
+from bacs.run import ContinualRun
+from trainables.folder import TrialFolder
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """Runs the trial whose folder ``config["folder"]`` names, from wherever its checkpoints stand.
+
+    Every report carries ``kind`` (started, epoch, step, final), ``step`` (1-based count of finished continual steps),
+    ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history kept in
+    its checkpoint, so nothing that happened while no driver listened is missing.
+    """
+    folder = TrialFolder(Path(config["folder"]))
+    with folder.claim():
+        try:
+            _train(folder)
+        except Exception as error:
+            folder.write_error(f"{type(error).__name__}: {error}", traceback.format_exc())
+            raise
+
+
+def _train(folder: TrialFolder) -> None:
+    run = ContinualRun(RunConfig.from_dict(folder.read_config()))
+    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config))
+    run.restore(checkpoints.latest())
+    first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
+    place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "notes": checkpoints.notes}
+    place["stage.0"] = first_stage
+    _report("started", run.steps_done, run.epochs_done, run.points, **place)
+    for event in run.events():
+        if isinstance(event, EpochEnded):
+            checkpoints.save(run.snapshot())
+            _report("epoch", event.step, event.epochs_done, event.points)
+        elif isinstance(event, StepEnded):
+            checkpoints.save(run.snapshot())
+            _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)
+        elif isinstance(event, RunEnded):
+            _report("final", run.steps_done, run.epochs_done, [], final=event.final)
+
+
+def _report(
+    kind: str, step: int, epoch: int, points: list[Point], *, pointer: TrialFolder | None = None, **more: Any
+) -> None:
+    metrics = {"kind": kind, "step": step, "epoch": epoch, "points": [list(point) for point in points], **more}
+    if pointer is None:
+        tune.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        # Tune copies its checkpoints, so it gets a pointer to ours, which are committed atomically.
+        (Path(scratch) / "pointer.json").write_text(json.dumps({"folder": str(pointer.path)}), encoding="utf-8")
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(scratch))
