@@ -11,7 +11,7 @@ from typing import Any
 
 from bacs.errors import Fault, RequestError
 from bacs.networks import HEAD_INITS
-from bacs.schema import knob, parse
+from bacs.schema import knob, parse_all
 
 ALLOWED_TARGETS = ("bacs.", "torch.optim.")
 """Prefixes of the classes that ``_target_`` may name. Anything else could run arbitrary code from a YAML file."""
@@ -34,13 +34,14 @@ class TrainingConfig:
     epochs: int = knob(4, ge=1)
     """Epochs of step 0, and of later steps unless ``next_epochs`` is set. A checkpoint is due after each."""
     next_epochs: int | None = knob(None, acts_from=1, ge=1)
-    iterations_per_epoch: int | None = knob(150, ge=1)
+    iterations_per_epoch: int | None = knob(100, ge=1)
     """Optimisation steps in an epoch; null: one pass over the images of the step."""
     batch_size: int = knob(16, ge=1)
     """Images of the current step per optimisation step."""
     lr_next: float | None = knob(None, acts_from=1, gt=0)
     """Base learning rate of steps >= 1; null: ``optimizer.lr``."""
-    new_head_init: str = knob("mib", acts_from=1, choices=HEAD_INITS)
+    new_head_init: str | None = knob(None, acts_from=1, choices=(None, *HEAD_INITS))
+    """How the heads of new classes start; null: the method's own choice. See bacs/networks/heads.py."""
     gradient_clip_val: float | None = knob(2.0, gt=0)
     gradient_clip_algorithm: str = knob("value", choices=("value", "norm"))
     mixed_precision: bool = knob(True)
@@ -89,19 +90,13 @@ class RunConfig:
         faults = [_unknown_group(key) for key in values if key not in GROUPS]
         parts: dict[str, Any] = {}
         for group in GROUPS:
-            try:
-                section = values.get(group, {})
-                parts[group] = _training(section) if group == "training" else _component(group, section)
-            except RequestError as error:
-                faults.extend(error.faults)
+            build = _training if group == "training" else _component
+            parts[group], found = build(group, values.get(group, {}))
+            faults += found
+        faults += check_together(parts["dataset"], parts["training"])
         if faults:
-            raise RequestError(faults)
-        resolved = {group: _resolved(parts[group]) for group in GROUPS}
-        config = cls(**parts, resolved=resolved)
-        faults = check_together(config)
-        if faults:
-            raise RequestError(faults)
-        return config
+            raise RequestError(list(dict.fromkeys(faults)))
+        return cls(**parts, resolved={group: _resolved(parts[group]) for group in GROUPS})
 
     def iterations_per_epoch(self, n_images: int) -> int:
         """Optimisation steps in one epoch over a step with ``n_images`` images; a partial last batch is dropped."""
@@ -109,47 +104,51 @@ class RunConfig:
         return self.training.iterations_per_epoch or max(1, n_images // batch_size)
 
 
-def check_together(config: RunConfig) -> list[Fault]:
-    """Rules that span fields or need the dataset's class table; reads no image."""
+def check_together(dataset: Component | None, training: TrainingConfig | None) -> list[Fault]:
+    """Rules that need the dataset or its class table; reads no image. A section with faults of its own is ``None``."""
     from bacs.data import parse_split
 
     faults: list[Fault] = []
-    check = getattr(config.dataset.factory, "check", None)
-    if check is not None:
-        faults.extend(check(config.dataset.settings))
-    names = getattr(config.dataset.factory, "class_names", None)
-    if names is not None:
-        training = config.training
+    if dataset is not None:
+        check = getattr(dataset.factory, "check", None)
+        faults += check(dataset.settings) if check is not None else []
+    names = getattr(dataset.factory, "class_names", None) if dataset is not None else None
+    if names is not None and training is not None:
         try:
             parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
         except RequestError as error:
-            faults.extend(error.faults)
+            faults += error.faults
     return faults
 
 
-def _training(section: Any) -> TrainingConfig:
-    return parse(TrainingConfig, _mapping("training", section), "training")
+def _training(group: str, section: Any) -> tuple[TrainingConfig | None, list[Fault]]:
+    if not isinstance(section, Mapping):
+        return None, [_no_group(group, section)]
+    return parse_all(TrainingConfig, section, group)
 
 
-def _component(group: str, section: Any) -> Component:
-    section = dict(_mapping(group, section))
-    target = section.pop("_target_", None)
+def _component(group: str, section: Any) -> tuple[Component | None, list[Fault]]:
+    if not isinstance(section, Mapping):
+        return None, [_no_group(group, section)]
+    rest = {key: value for key, value in section.items() if key != "_target_"}
+    try:
+        factory = _locate(group, section.get("_target_"))
+        schema = getattr(factory, "Config", None)
+        if schema is None:
+            return Component(section["_target_"], factory, _arguments(group, factory, rest)), []
+    except RequestError as error:
+        return None, error.faults
+    settings, faults = parse_all(schema, rest, group)
+    return (None if settings is None else Component(section["_target_"], factory, settings)), faults
+
+
+def _no_group(group: str, section: Any) -> Fault:
+    return Fault(group, f"is {section!r}, not a group of keys", f"choose {group}=NAME")
+
+
+def _locate(group: str, target: Any) -> Callable[..., Any]:
     if not isinstance(target, str):
         raise RequestError.of(f"{group}._target_", f"is {target!r}, not a class path", f"choose {group}=... by name")
-    factory = _locate(group, target)
-    schema = getattr(factory, "Config", None)
-    if schema is not None:
-        return Component(target, factory, parse(schema, section, group))
-    return Component(target, factory, _arguments(group, factory, section))
-
-
-def _mapping(group: str, section: Any) -> Mapping[str, Any]:
-    if not isinstance(section, Mapping):
-        raise RequestError.of(group, f"is {section!r}, not a group of keys", f"choose {group}=NAME")
-    return section
-
-
-def _locate(group: str, target: str) -> Callable[..., Any]:
     if not target.startswith(ALLOWED_TARGETS):
         allowed = " or ".join(ALLOWED_TARGETS)
         raise RequestError.of(

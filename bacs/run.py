@@ -86,7 +86,7 @@ class ContinualRun:
         if step > 0:
             self.teacher = self.model.snapshot() if self.method.uses_teacher else None
             self.memory.grow_logits(self.split.classes_seen(step))
-        self.model.grow(self.split.heads[step], training.new_head_init)
+        self.model.grow(self.split.heads[step], training.new_head_init or self.method.head_init)
         self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = self._new_optimizer()
         self._seconds = 0.0

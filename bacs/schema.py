@@ -47,6 +47,18 @@ def parse(schema: type, values: Mapping[str, Any], where: str) -> Any:
     Raises:
         RequestError: with every unknown key, missing key, wrong type and value out of range.
     """
+    parsed, faults = parse_all(schema, values, where)
+    if faults:
+        raise RequestError(faults)
+    return parsed
+
+
+def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any, list[Fault]]:
+    """As :func:`parse`, but goes on: (object, faults), with defaults in the place of what is faulty.
+
+    So rules that span sections can be checked too, and all faults be told together. The object is ``None`` where a
+    required field is missing.
+    """
     faults: list[Fault] = []
     fields = {field.name: field for field in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
@@ -58,14 +70,14 @@ def parse(schema: type, values: Mapping[str, Any], where: str) -> Any:
         if name in values:
             value, fault = _convert(hints[name], values[name], f"{where}.{name}")
             fault = fault or _out_of_range(field, value, f"{where}.{name}")
-            if fault:
+            if fault is None:
+                arguments[name] = value
+            else:
                 faults.append(fault)
-            arguments[name] = value
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             faults.append(Fault(f"{where}.{name}", "is required but was not given", f"set {where}.{name}=..."))
-    if faults:
-        raise RequestError(faults)
-    return schema(**arguments)
+    required = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    return (schema(**arguments) if required <= arguments.keys() else None), faults
 
 
 def _unknown_key(where: str, key: str, known: list[str]) -> Fault:

@@ -13,7 +13,7 @@ from typing import Any
 from bacs.compose import compose
 from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
-from bacs.schema import knob, parse
+from bacs.schema import knob, parse_all
 from search_spaces.propose import ALGORITHMS
 from search_spaces.space import Params, Space, load_space
 
@@ -115,18 +115,14 @@ class SweepConfig:
         faults: list[Fault] = []
         parts: dict[str, Any] = {}
         for name, schema in SECTIONS.items():
-            try:
-                parts[name] = parse(schema, values.get(name) or {}, name)
-            except RequestError as error:
-                faults += error.faults
+            parts[name], found = parse_all(schema, values.get(name) or {}, name)
+            faults += found
         run = {key: value for key, value in values.items() if key not in SECTIONS}
-        base, base_faults = _base(run, parts.get("sweep"), parts.get("search"))
+        base, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
-        space: Space | None = None
-        if "search" in parts:
-            space, search_faults = _check_search(parts["search"], base)
-            faults += search_faults
-        if "sweep" in parts and not NAME_RULE.fullmatch(parts["sweep"].name):
+        space, search_faults = _check_search(parts["search"], base)
+        faults += search_faults
+        if parts["sweep"] is not None and not NAME_RULE.fullmatch(parts["sweep"].name):
             remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
             faults.append(Fault("sweep.name", f"is {parts['sweep'].name!r}, which is no legal name", remedy))
         if faults or space is None or base is None:
@@ -174,7 +170,7 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _base(
-    run: dict[str, Any], launch: LaunchSettings | None, search: SearchSettings | None
+    run: dict[str, Any], launch: LaunchSettings | None, search: SearchSettings
 ) -> tuple[dict[str, Any] | None, list[Fault]]:
     """The resolved run configuration, checked under every split and with absolute paths."""
     run = copy.deepcopy(run)
@@ -184,7 +180,7 @@ def _base(
         for key in ("root", "cache"):  # trials run in folders of their own
             if isinstance(dataset.get(key), str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
-    splits = search.splits if search is not None and search.splits else [None]
+    splits = search.splits or [None]
     faults: list[Fault] = []
     base = None
     for split in splits:

@@ -36,8 +36,9 @@ class BacsConfig:
     """Focal exponent gamma of the background weight (1 - seen)^gamma."""
     seen_ukd: bool = knob(True, acts_from=1)
     """Background pixels enter the unbiased term as "background or any old class"."""
-    lkd: float = knob(0.25, acts_from=1, ge=0)
-    """lambda: weight of the masked feature distillation."""
+    lkd: float = knob(0.05, acts_from=1, ge=0)
+    """lambda: weight of the masked feature distillation. The original's 0.25 is for steps of thousands of iterations;
+    on the digits it leaves too little freedom to tell new classes apart."""
     lkd_mode: str = knob("ref", acts_from=1, choices=("ref", "l2", "cos"))
     """Distance of the distillation: the original's formula, squared L2, or 1 - cosine."""
     lkd_threshold: float | None = knob(None, acts_from=1, ge=0, lt=1)
@@ -47,10 +48,11 @@ class BacsConfig:
     buffer_policy: str = knob("class_balanced", acts_from=1, choices=tuple(POLICIES))
     replay_batch_size: int | None = knob(None, acts_from=1, ge=1)
     """Replayed images per optimisation step; null: as many as new ones."""
-    alpha: float = knob(0.8, acts_from=1, ge=0)
-    """Weight of the logit term of replay (DER)."""
-    beta: float = knob(0.5, acts_from=1, ge=0)
-    """Weight of the label term of replay (DER++)."""
+    alpha: float = knob(0.05, acts_from=1, ge=0)
+    """Weight of the logit term of replay (DER). The original's 0.8 goes with ``logit_reduction=mean_all``."""
+    beta: float = knob(0.1, acts_from=1, ge=0)
+    """Weight of the label term of replay (DER++). Its mean is over old foreground alone, about a tenth of the pixels,
+    so 0.1 weighs an old foreground pixel of memory like a pixel of the current step. The original: 0.5."""
     dark_plus_plus: bool = knob(True, acts_from=1)
     """Whether the label term is on."""
     ignore_rep_bg: bool = knob(True, acts_from=1)
@@ -88,6 +90,7 @@ class Bacs(Method):
 
     Config = BacsConfig
     uses_teacher = True
+    head_init = "mib_noise"
     config: BacsConfig
 
     def build_detector(self, network: SegmentationNetwork) -> Detector:

@@ -54,6 +54,9 @@ class Method(ABC):
     uses_teacher: ClassVar[bool] = False
     """Whether steps >= 1 need the frozen model of the step before."""
 
+    head_init: ClassVar[str] = "random"
+    """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
+
     def __init__(self, config: Any) -> None:
         self.config = config
 

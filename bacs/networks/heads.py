@@ -32,6 +32,11 @@ class GrowingHead(nn.Module):
         ``mib`` (MiB, Cermelli et al. 2020, section 3.3): w_new = w_bg, b_new = b_bg - log(n_new + 1), and the
         background's own bias becomes b_new too, so that background and new classes share evenly the probability that
         the old background had.
+
+        ``mib_noise`` adds the default random draw to those weights. Under plain ``mib`` all new classes of a step start
+        equal, no gradient tells the features apart, and steps of a few hundred iterations end before they separate.
+
+        ``random`` is PyTorch's default initialisation.
         """
         if n_new < 1:
             raise ValueError(f"n_new ({n_new}) must be at least 1")
