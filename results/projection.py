@@ -98,7 +98,9 @@ def best_points(state: SweepState) -> Iterator[Point]:
         best = state.best(split)
         if best is not None and state.ended_at is not None:
             name = entity_name(f"best/{split}/val_miou")
-            yield name, float(best.final[SELECTION_METRIC]), milliseconds(state.ended_at), state.endings
+            score = best.mean(SELECTION_METRIC)
+            if score is not None:
+                yield name, score, milliseconds(state.ended_at), state.endings
 
 
 def has_run(trial: TrialState) -> bool:

@@ -27,6 +27,8 @@ _STEP_METRICS = "miou/"
 def winners_table(state: SweepState) -> list[Row]:
     """One row a split: its winner by ``final/val_miou``, the winner's test metrics, and the references.
 
+    All scores are means over the seeds of the winning configuration; ``key`` is its first trial's.
+
     ``joint_miou`` and ``finetune_miou`` are means over ``joint_seeds`` and ``finetune_seeds`` runs.
     ``gap_to_joint_percent`` = 100 (joint - winner) / joint of the test mIoU: positive = below joint training.
     What is not known yet is None.
@@ -110,10 +112,11 @@ def _winner_row(state: SweepState, split: str) -> Row:
         "split": split,
         "finished": len(state.finished(split)),
         "trial": best.number if best else None,
-        "key": best.key if best else None,
-        "val_miou": best.final[SELECTION_METRIC] if best else None,
+        "key": best.trials[0].key if best else None,
+        "seeds": len(best.trials) if best else 0,
+        "val_miou": best.mean(SELECTION_METRIC) if best else None,
     }
-    row |= {column: best.final.get(metric) if best else None for column, metric in TEST_COLUMNS.items()}
+    row |= {column: best.mean(metric) if best else None for column, metric in TEST_COLUMNS.items()}
     for role, runs in state.references(split).items():
         scores = [run.final["final/miou"] for run in runs if "final/miou" in run.final]
         row[f"{role}_miou"] = sum(scores) / len(scores) if scores else None

@@ -61,6 +61,24 @@ class TrialState:
         return self.status in ("finished", "stopped", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One suggestion: its finished trials, one a seed."""
+
+    number: int
+    trials: tuple[TrialState, ...]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.trials[0].params
+
+    def mean(self, metric: str) -> float | None:
+        """Mean of a final metric over the seeds; ``None`` where a seed has none or NaN."""
+        values = [trial.final.get(metric, math.nan) for trial in self.trials]
+        mean = sum(values) / len(values)
+        return None if math.isnan(mean) else mean
+
+
 class SweepState:
     """A sweep as its journal tells it."""
 
@@ -139,10 +157,22 @@ class SweepState:
         found = [t for t in self.trials.values() if (t.split, t.role, t.status) == (split, role, "finished")]
         return sorted(found, key=lambda trial: trial.number)
 
-    def best(self, split: str) -> TrialState | None:
-        """The finished trial (references apart) with the largest ``final/val_miou``; of equals the oldest."""
-        scored = [t for t in self.finished(split) if not math.isnan(t.final.get(SELECTION_METRIC, math.nan))]
-        return max(scored, key=lambda trial: trial.final[SELECTION_METRIC], default=None)
+    def configurations(self, split: str) -> list[Configuration]:
+        """The configurations of a split that have a finished trial, by number, references apart."""
+        groups: dict[int, list[TrialState]] = {}
+        for trial in self.finished(split):
+            groups.setdefault(trial.number, []).append(trial)
+        return [Configuration(number, tuple(trials)) for number, trials in groups.items()]
+
+    def best(self, split: str) -> Configuration | None:
+        """The configuration with the largest mean ``final/val_miou``; of equals the oldest.
+
+        Only those with the most finished seeds compete, so that no configuration wins by one lucky seed.
+        """
+        scored = [c for c in self.configurations(split) if c.mean(SELECTION_METRIC) is not None]
+        seeds = max((len(c.trials) for c in scored), default=0)
+        complete = [(c, c.mean(SELECTION_METRIC) or 0.0) for c in scored if len(c.trials) == seeds]
+        return max(complete, key=lambda pair: pair[1], default=(None, 0.0))[0]
 
     def references(self, split: str) -> dict[str, list[TrialState]]:
         """Finished references by role (``joint``, ``finetune``; both keys are always present), by number."""

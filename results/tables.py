@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from results.rows import failures, status_json, steps_table, trials_table, winners_table, write_csvs
+from results.rows import Row, failures, status_json, steps_table, trials_table, winners_table, write_csvs
 from results.state import SweepState, TrialState
 
 __all__ = [
@@ -25,23 +26,31 @@ _REASON_CHARACTERS = 160
 
 
 def render_winners(state: SweepState) -> Table:
-    """One line a split: the winner, its test scores, the references, the winning parameters."""
+    """One column a split: the winner, its scores, the references, the winning parameters. Scores are mIoU in 0..1."""
+    rows = winners_table(state)
     table = Table(title=Text(f"winners of {state.sweep}"), title_justify="left")
     table.add_column("split")
-    for heading in ("finished", "trial", "val mIoU", "test mIoU", "base", "novel", "avg", "forgetting"):
-        table.add_column(heading, justify="right")
-    for heading in ("joint", "fine-tune", "gap to joint"):
-        table.add_column(heading, justify="right")
-    table.add_column("parameters")
-    for row in winners_table(state):
-        scores = ("val_miou", "miou", "miou_base", "miou_novel", "miou_avg", "forgetting")
-        references = (("joint_miou", "joint_seeds"), ("finetune_miou", "finetune_seeds"))
-        gap = row["gap_to_joint_percent"]
-        cells = [row["split"], str(row["finished"]), "-" if row["trial"] is None else str(row["trial"])]
-        cells += [_score(row[name]) for name in scores]
-        cells += [_reference(row[score], row[seeds]) for score, seeds in references]
-        cells += ["-" if gap is None else f"{gap:.1f} %", _params(row["params"])]
-        table.add_row(*(Text(cell) for cell in cells))
+    for row in rows:
+        table.add_column(Text(row["split"]), justify="right")
+    lines: dict[str, Callable[[Row], str]] = {
+        "finished trials": lambda row: str(row["finished"]),
+        "best configuration": lambda row: "-" if row["trial"] is None else f"trial {row['trial']}",
+        "its seeds": lambda row: str(row["seeds"] or "-"),
+        "val mIoU (it was chosen by)": lambda row: _score(row["val_miou"]),
+        "test mIoU": lambda row: _score(row["miou"]),
+        "  base classes": lambda row: _score(row["miou_base"]),
+        "  novel classes": lambda row: _score(row["miou_novel"]),
+        "  mean over steps": lambda row: _score(row["miou_avg"]),
+        "  forgetting": lambda row: _score(row["forgetting"]),
+        "joint training (seeds)": lambda row: _reference(row.get("joint_miou"), row.get("joint_seeds", 0)),
+        "fine-tuning (seeds)": lambda row: _reference(row.get("finetune_miou"), row.get("finetune_seeds", 0)),
+        "gap to joint": lambda row: _percent(row["gap_to_joint_percent"]),
+    }
+    for name, cell in lines.items():
+        table.add_row(Text(name), *(Text(cell(row)) for row in rows))
+    table.add_section()
+    for key in dict.fromkeys(key for row in rows for key in row["params"]):
+        table.add_row(Text(key), *(Text(_value(row["params"].get(key))) for row in rows))
     return table
 
 
@@ -118,10 +127,18 @@ def _reference(score: float | None, seeds: int) -> str:
     return "-" if score is None else f"{score:.4f} ({seeds})"
 
 
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} %"
+
+
 def _params(params: dict[str, Any]) -> str:
-    return "  ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
-    )
+    return "  ".join(f"{key}={_value(value)}" for key, value in params.items())
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float | None) -> str:

@@ -79,6 +79,7 @@ def _inside(space: Space, params: Params) -> bool:
 
 
 def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))

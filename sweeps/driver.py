@@ -100,7 +100,7 @@ def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
 
 def _status(ledger: Ledger) -> Any:
     with ledger.reading() as state:
-        return render_status(state, ledger.total)
+        return render_status(state, ledger.total, ledger.concurrency)
 
 
 def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> None:

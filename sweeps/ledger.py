@@ -6,6 +6,7 @@ as if it had never stopped.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Container, Iterator, Mapping
@@ -58,6 +59,15 @@ class Ledger:
     def total(self) -> int:
         """Trials and references of the whole sweep, as far as is known now."""
         return planned_total(self.sweep, self.state, self._exhausted)
+
+    @property
+    def concurrency(self) -> int | None:
+        """Trials at once on this machine; ``None`` on a cluster, whose size only Ray knows."""
+        wanted = self.sweep.resources
+        if self.sweep.launch.address:
+            return wanted.max_concurrent
+        fit = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
+        return fit if wanted.max_concurrent is None else min(fit, wanted.max_concurrent)
 
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""

@@ -90,7 +90,7 @@ def test_the_winner_is_chosen_by_validation_among_finished_trials_of_its_split(s
     scribe.run_trial(4, val=0.95, split="1-1")
     joint = [scribe.run_trial(5 + seed, val=0.99, role="joint", seed=seed) for seed in (0, 1)]
     state = fold(scribe)
-    assert state.best("2-2").key == winner
+    assert state.best("2-2").trials[0].key == winner
     assert state.splits() == ["2-2", "1-1"]
     assert [trial.key for trial in state.references("2-2")["joint"]] == joint
     assert state.references("1-1") == {"joint": [], "finetune": []}

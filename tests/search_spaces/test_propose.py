@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+
+from bacs.errors import RequestError
+from search_spaces.propose import StudySettings, Told, propose
+from search_spaces.space import Dimension, Space, known_spaces, load_space
+
+
+def settings(algorithm: str, space: Space | None = None, seed: int = 0, split: str = "2-2") -> StudySettings:
+    return StudySettings(space or load_space("bacs"), algorithm, seed, split, startup_trials=4)
+
+
+def quality(params: dict) -> float:
+    return -abs(params["loss.prototype_margin"] - 1.0) - abs(params["loss.buffer_size"] - 400) / 400
+
+
+def play(algorithm: str, n: int, **kwargs) -> list[Told]:
+    history: list[Told] = []
+    for _ in range(n):
+        params = propose(settings(algorithm, **kwargs), history)
+        assert params is not None
+        history.append(Told(params, quality(params)))
+    return history
+
+
+@pytest.mark.parametrize("name", known_spaces())
+@pytest.mark.parametrize("algorithm", ["tpe", "random", "grid"])
+def test_suggestions_lie_in_the_space(name, algorithm):
+    space = load_space(name)
+    history: list[Told] = []
+    for number in range(8):
+        params = propose(settings(algorithm, space), history)
+        assert params is not None
+        assert params.keys() == {d.key for d in space.dimensions}
+        assert all(d.contains(params[d.key]) for d in space.dimensions)
+        assert params not in [told.params for told in history]
+        history.append(Told(params, 0.1 * number))
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_the_same_history_gives_the_same_suggestion(algorithm):
+    history = play(algorithm, 8)
+    assert [told.params for told in history] == [told.params for told in play(algorithm, 8)]
+    assert [told.params for told in history] != [told.params for told in play(algorithm, 8, seed=1)]
+    assert history[0].params != play(algorithm, 1, split="5-5")[0].params
+
+
+def test_tpe_looks_at_results_and_random_does_not():
+    best = {algorithm: max(told.value for told in play(algorithm, 30)[15:]) for algorithm in ("tpe", "random")}
+    assert best["tpe"] > best["random"]
+    history = play("tpe", 8)
+    changed = [Told(told.params, -told.value) for told in history]
+    assert propose(settings("tpe"), history) != propose(settings("tpe"), changed)
+
+
+def test_running_and_failed_trials_are_part_of_the_history():
+    history = play("tpe", 8)
+    running = [*history[:-1], Told(history[-1].params, None)]
+    failed = [*history[:-1], Told(history[-1].params, None, failed=True)]
+    for told in (running, failed):
+        assert propose(settings("tpe"), told) is not None
+
+
+def test_the_default_comes_first_where_it_lies_in_the_space():
+    default = {"loss.buffer_size": 300, "loss.prototype_margin": 0.0, "loss.lkd": 0.05}
+    assert propose(settings("tpe"), [], default) == default
+    outside = default | {"loss.lkd": 0.0}
+    assert propose(settings("tpe"), [], outside) != outside
+    assert propose(settings("grid"), [], default) == default
+
+
+def test_grid_is_complete_and_without_repetition():
+    space = load_space("bacs")
+    history: list[Told] = []
+    while (params := propose(settings("grid", space), history)) is not None:
+        history.append(Told(params, None))
+    assert len(history) == 27 == len({tuple(told.params.values()) for told in history})
+
+
+def test_a_finite_space_is_exhausted():
+    space = Space("two", "bacs", (Dimension("loss.lkd_mode", "choice", choices=("l2", "cos")),))
+    history: list[Told] = []
+    while (params := propose(settings("random", space), history)) is not None:
+        history.append(Told(params, 0.0))
+    assert len(history) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dimensions: {}", "has no dimensions"),
+        ("dimensions: {loss.lkd: {kind: double}}", "without a known kind"),
+        ("dimensions: {loss.lkd: {kind: float, low: 2, high: 1}}", "low 2 >= high 1"),
+        ("dimensions: {loss.lkd: {kind: float, low: 0, high: 1, log: true}}", "logarithmic from 0"),
+        ("dimensions: {loss.lkd: {kind: int, low: 0.5, high: 1}}", "not all of kind int"),
+        ("dimensions: {loss.lkd: {kind: choice, choices: [1]}}", "fewer than two choices"),
+        ("dimensions: {loss.lkd: {kind: float, low: 0, high: 1, hihg: 2}}", "unknown setting 'hihg'"),
+        ("dimensions: [", "cannot be read"),
+    ],
+)
+def test_faulty_space_files_say_what_is_wrong(tmp_path, text, words):
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=words):
+        load_space(str(path))
