@@ -30,6 +30,8 @@ class Digits:
     channels = 1
     mean = (0.0,)  # ink stays in 0..1 with an exactly black background
     std = (1.0,)
+    check = staticmethod(check)
+    """Everything wrong with the settings, before anything is generated."""
 
     def __init__(self, config: DigitsConfig) -> None:
         """Maps the scenes into memory, and generates them where the cache has none.

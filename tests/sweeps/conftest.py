@@ -1,0 +1,108 @@
+"""Whole sweeps through the real command line, on the real digits, small enough for a minute."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+TINY_SWEEP = [
+    "dataset.canvas=32",
+    "dataset.digit_size=14",
+    "dataset.train_scenes=60",
+    "dataset.val_scenes=20",
+    "dataset.test_scenes=24",
+    "network.width=4",
+    "training.batch_size=6",
+    "training.epochs=2",
+    "training.val_every=1",
+    "loss.buffer_size=20",
+    "search.trials=2",
+]
+
+
+class CommandLine:
+    """Runs ``python -m sweeps`` with its own home, Ray folder and storage, and cleans up after it."""
+
+    def __init__(self, folder: Path, ray_folder: Path) -> None:
+        self.storage = folder / "runs"
+        self.environment = os.environ | {
+            "HOME": str(folder),  # Ray writes a token there
+            "RAY_TMPDIR": str(ray_folder),
+            "COLUMNS": "120",
+            "OMP_NUM_THREADS": "1",
+        }
+        for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+            self.environment.pop(name, None)
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sweeps", *arguments, "--storage", str(self.storage)]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str, timeout: float = 240) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=timeout)
+        return process.returncode, output
+
+    def journal(self, name: str) -> Path:
+        return self.storage / name / "journal.jsonl"
+
+    def processes(self) -> list[int]:
+        """Living processes that work for this storage or this Ray folder."""
+        marks = (str(self.storage), self.environment["RAY_TMPDIR"])
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                text = (path / "cmdline").read_text() + (path / "environ").read_text()
+                state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if state != "Z" and int(path.name) != os.getpid() and any(mark in text for mark in marks):
+                found.append(int(path.name))
+        return found
+
+    def stop_everything(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        deadline = time.monotonic() + 30
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"processes were left behind: {left}"
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> Iterator[CommandLine]:
+    ray_folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # Ray's sockets need a short path
+    line = CommandLine(tmp_path, ray_folder)
+    try:
+        yield line
+    finally:
+        try:
+            line.stop_everything()
+        finally:
+            shutil.rmtree(ray_folder, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""The books of a sweep without Ray: what is handed out when, and that a journal can be taken up at any record."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from results.journal import Journal
+from results.state import SweepState
+from sweeps.checks import check_request
+from sweeps.ledger import Ledger
+from sweeps.settings import SweepConfig, compose_preset
+from sweeps.trials import Trial
+from tests.sweeps.conftest import TINY_SWEEP
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepConfig:
+    overrides = [*TINY_SWEEP, "search.splits=[5-5,2-2]", "search.trials=5", "search.seeds=[1,2]", "search.lag=1"]
+    return check_request(compose_preset("digits", overrides, {"storage": str(tmp_path / "runs"), "name": "books"}))
+
+
+def open_ledger(sweep: SweepConfig, path: Path) -> tuple[Journal, Ledger]:
+    journal = Journal(path)
+    state = SweepState.load(path)
+    ledger = Ledger(sweep, journal, state)
+    if state.created_at is None:
+        ledger.book("created", sweep="books", uid="u", config=sweep.resolved)
+    else:
+        ledger.book("resumed", driver={})
+    return journal, ledger
+
+
+def finish(ledger: Ledger, trial: Trial) -> None:
+    """A made-up score that depends on the configuration alone, as a trained one would."""
+    score = 1 / (1 + abs(trial.params.get("loss.prototype_margin", 9.0) - trial.seed))
+    ledger.book("started", trial=trial.key, attempt=1, host="h", pid=1)
+    ledger.book("finished", trial=trial.key, final={"final/val_miou": score, "final/miou": score}, seconds=1.0)
+
+
+def play(ledger: Ledger, at_once: int = 2) -> list[tuple]:
+    """Runs to the end with ``at_once`` workers; the later of two trials always finishes first."""
+    order, running = [], []
+    while not ledger.exhausted() or running:
+        trial = ledger.next_trial()
+        if trial is not None:
+            order.append((trial.role, trial.split, trial.number, trial.seed, tuple(trial.params.items())))
+            running.append(trial)
+        if trial is None or len(running) >= at_once:
+            finish(ledger, running.pop())
+    return order
+
+
+def test_every_trial_is_handed_out_once_references_first(sweep, tmp_path):
+    journal, ledger = open_ledger(sweep, tmp_path / "a.jsonl")
+    with journal:
+        order = play(ledger)
+        assert ledger.total == len(order) == len(set(order)) == 8 + 2 * 5 * 2
+        assert {role for role, *_ in order[:8]} == {"joint", "finetune"}
+        assert {number for role, split, number, *_ in order if role == "trial"} == set(range(5))
+        assert ledger.next_trial() is None
+
+
+def test_suggestions_do_not_depend_on_who_finishes_first(sweep, tmp_path):
+    played = []
+    for name, at_once in (("a", 1), ("b", 2), ("c", 4)):
+        journal, ledger = open_ledger(sweep, tmp_path / f"{name}.jsonl")
+        with journal:
+            played.append(sorted(play(ledger, at_once)))
+    assert played[0] == played[1] == played[2]
+
+
+def test_a_journal_cut_after_any_record_leads_to_the_same_trials(sweep, tmp_path):
+    journal, ledger = open_ledger(sweep, tmp_path / "whole.jsonl")
+    with journal:
+        wanted = sorted(play(ledger))
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines), 5):
+        path = tmp_path / f"cut-{cut}.jsonl"
+        path.write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
+        shutil.rmtree(sweep.folder, ignore_errors=True)
+        journal, ledger = open_ledger(sweep, path)
+        with journal:
+            play(ledger)
+            trials = ledger.state.trials.values()
+            assert sorted((t.role, t.split, t.number, t.seed, tuple(t.params.items())) for t in trials) == wanted
+            assert all(t.status == "finished" for t in trials)
+
+
+def test_a_failed_trial_is_told_and_the_sweep_goes_on(sweep, tmp_path):
+    journal, ledger = open_ledger(sweep, tmp_path / "f.jsonl")
+    with journal:
+        trial = ledger.next_trial()
+        assert trial is not None
+        ledger.folder_of(trial.key).write_error("ValueError: boom", "Traceback")
+        ledger.book_failure(trial.key, will_retry=False)
+        known = ledger.state.trials[trial.key]
+        assert (known.status, known.reason) == ("failed", "ValueError: boom")
+        play(ledger)
+        assert ledger.exhausted()
+
+
+def test_no_work_is_handed_out_after_the_deadline(sweep, tmp_path):
+    journal, ledger = open_ledger(sweep, tmp_path / "d.jsonl")
+    with journal:
+        assert ledger.next_trial() is not None
+        ledger.deadline = 0.0
+        assert ledger.next_trial() is None
+        assert ledger.exhausted()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bacs.errors import RequestError
+from sweeps.checks import check_request
+from sweeps.settings import PRESETS_DIR, SweepConfig, compose_preset
+
+PRESETS = sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("space", ["bacs", "bacs_full"])
+def test_every_shipped_preset_is_a_legal_sweep(preset, space, tmp_path):
+    values = compose_preset(preset, [f"search.space={space}"], {"storage": str(tmp_path / "runs")})
+    sweep = check_request(values)
+    assert SweepConfig.from_dict(sweep.resolved).resolved == sweep.resolved
+    assert sweep.folder == tmp_path / "runs" / preset
+    assert sweep.base["dataset"]["cache"] == "runs/cache" or Path(sweep.base["dataset"]["cache"]).is_absolute()
+    assert (PRESETS_DIR / f"{preset}.yaml").read_text().splitlines()[1].startswith("#   python -m sweeps run")
+
+
+def test_faults_of_every_section_and_service_come_together(tmp_path):
+    locked = tmp_path / "file"
+    locked.write_text("")
+    overrides = [
+        "search.trials=0",
+        "search.splits=[3-2,2-2]",
+        "search.algorithm=cma",
+        "search.references=[joint,upper]",
+        "search.space=nowhere",
+        "search.seeds=[1,1]",
+        "loss.lkd=-1",
+        "dataset.source=mnist",
+        "resources.cpus_per_trial=4096",
+    ]
+    launch = {"storage": str(locked / "x"), "tracking_uri": "http://127.0.0.1:9", "name": "a/b"}
+    with pytest.raises(RequestError) as caught:
+        check_request(compose_preset("digits", overrides, launch))
+    found = {fault.where for fault in caught.value.faults}
+    expected = {"search.trials", "training.split", "search.algorithm", "search.references", "search.space"}
+    expected |= {"search.seeds", "loss.lkd", "dataset.root", "sweep.storage", "sweep.tracking_uri", "sweep.name"}
+    assert expected <= found
+    assert all(fault.problem and fault.remedy for fault in caught.value.faults)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "words"),
+    [
+        ("loss.buffersize: {kind: int, low: 1, high: 5}", "not a known key"),
+        ("loss.lkd: {kind: float, low: -1, high: 5}", "must be >= 0"),
+        ("loss.lkd_mode: {kind: choice, choices: [l2, l3]}", "'l3'"),
+        ("training.split: {kind: choice, choices: [2-2, 5-5]}", "enumerated"),
+    ],
+)
+def test_a_space_is_checked_against_the_configuration(tmp_path, dimension, words):
+    (tmp_path / "space.yaml").write_text(f"dimensions:\n  {dimension}\n")
+    values = compose_preset("digits", [f"search.space={tmp_path}/space.yaml"], {"storage": str(tmp_path)})
+    with pytest.raises(RequestError, match=words):
+        check_request(values)
+
+
+def test_too_many_cores_are_refused_before_the_start(tmp_path):
+    values = compose_preset("digits", ["resources.cpus_per_trial=4096"], {"storage": str(tmp_path)})
+    with pytest.raises(RequestError, match=r"cpus_per_trial: is 4096, but this machine has \d+ cores"):
+        check_request(values)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainables.folder import TrialBusyError, TrialFolder
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainables.folder import TrialFolder
+with TrialFolder(Path(sys.argv[1])).claim():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_attempt_waits_for_the_first_to_die(tmp_path):
+    folder = TrialFolder(tmp_path / "trial")
+    folder.write_config({"a": 1})
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(TrialBusyError, match="still locked"), folder.claim(patience_seconds=0.3):
+            pass
+        holder.kill()
+        started = time.monotonic()
+        with folder.claim(patience_seconds=20):
+            assert time.monotonic() - started < 20
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_config_and_error_round_trip(tmp_path):
+    folder = TrialFolder(tmp_path / "trial")
+    folder.write_config({"loss": {"lkd": 0.5}})
+    assert folder.read_config() == {"loss": {"lkd": 0.5}}
+    assert folder.take_error() is None
+    folder.write_error("ValueError: x", "Traceback ...")
+    assert folder.take_error() == {"reason": "ValueError: x", "traceback": "Traceback ..."}
+    assert folder.take_error() is None
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json"]
