@@ -50,13 +50,14 @@ def propose(settings: StudySettings, history: Sequence[Told], first: Params | No
     Args:
         settings: the study.
         history: all earlier suggestions, in order.
-        first: suggested as number 0 if it lies in the space: the default configuration.
+        first: suggested as number 0: the default configuration. If it lies outside the space the sampler, which
+            knows no such values, does not see its result. (A grid tries its own combinations only.)
     """
     number = len(history)
     if settings.algorithm == "grid":
         combinations = _grid(settings.space, first)
         return combinations[number] if number < len(combinations) else None
-    if number == 0 and first is not None and _inside(settings.space, first):
+    if number == 0 and first is not None:
         return dict(first)
     seen = [told.params for told in history]
     for attempt in range(RETRIES):
@@ -85,13 +86,15 @@ def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
         study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))
         distributions = {d.key: d.distribution() for d in settings.space.dimensions}
         for told in history:
+            if not _inside(settings.space, told.params):
+                continue
             if told.failed:
                 state = TrialState.FAIL
             else:
                 state = TrialState.RUNNING if told.value is None else TrialState.COMPLETE
-            inside = {key: value for key, value in told.params.items() if key in distributions}
-            kept = {key: distributions[key] for key in inside}
-            study.add_trial(create_trial(state=state, params=inside, distributions=kept, value=told.value))
+            study.add_trial(
+                create_trial(state=state, params=told.params, distributions=distributions, value=told.value)
+            )
         trial = study.ask()
         return {dimension.key: dimension.suggest(trial) for dimension in settings.space.dimensions}
 
