@@ -62,7 +62,7 @@ def group_miou(iou: Tensor, classes: Iterable[int]) -> float:
 def step_metrics(
     iou_history: Sequence[Tensor], heads: tuple[int, ...], step: int, base: int | None = None
 ) -> dict[str, float]:
-    """The metrics of one step, after training it (specification 6.11).
+    """The metrics of one step, after training it.
 
     ``miou/all`` over all classes so far; ``miou/base`` over background and the first ``base`` classes,
     ``miou/novel`` over the others; ``miou/old`` over the classes of steps before this one without background,
@@ -98,7 +98,7 @@ def step_metrics(
 
 
 def forgetting(iou_history: Sequence[Tensor]) -> float:
-    """Mean of ``max_{s<t} IoU_c^s - IoU_c^t`` over earlier foreground classes c (specification 6.11).
+    """Mean of ``max_{s<t} IoU_c^s - IoU_c^t`` over earlier foreground classes c.
 
     A class enters with the first vector that is long enough to hold it. Classes without an IoU, now or in
     every earlier step, are left out; NaN if that leaves none. Negative where old classes have improved.

@@ -17,6 +17,7 @@ from bacs.errors import RequestError
 from results.errors import ResultsError
 from results.state import SweepState
 from results.tables import render_status, render_winners, status_json, write_csvs
+from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.driver import JOURNAL, execute, save_request
 from sweeps.plan import render_plan
@@ -127,6 +128,18 @@ def report(name: Name, storage: Storage = None) -> None:
         console.print(render_winners(state))
         for path in write_csvs(state, folder / "report"):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) -> None:
+    """Bring a tracking server up to date with the journal; a second time changes nothing."""
+    with _requests_checked():
+        folder = _folder(name, storage)
+        state = _existing_state(folder)
+        uri = tracking_uri or SweepConfig.from_dict(state.config).tracking_uri
+        Tracker.check(uri)
+        sent = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts").sync_once()
+        _console().print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)", soft_wrap=True)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 Letters: B images, K logits of the network (background included), O logits of the teacher (background and the
 classes of earlier steps), R detector heads, H x W pixels of a label map, h x w locations of a feature map.
-Labels are integer maps: 0 is background, ``IGNORE`` marks pixels that no loss may read. "Specification 2.2"
-is section 2.2 of the project's specification of BACS, "Annex A" its golden values.
+Labels are integer maps: 0 is background, ``IGNORE`` marks pixels that no loss may read. Where a docstring says BACS,
+the formula is that of the method's released code with its defects removed; the paper numbers no such equation here.
 
 Half-precision input is computed in float32, also inside autocast. ``reduction="mean"`` never divides by less
 than one pixel, so a batch without a usable pixel gives 0 and zero gradients instead of NaN.
@@ -73,7 +73,7 @@ def cross_entropy(
     reduction: Reduction = "mean",
     denominator: Denominator = "valid",
 ) -> Tensor:
-    """Softmax cross-entropy ``-w_y log softmax(z)_y`` (specification 2.1; DER++ with weights, 2.6).
+    """Softmax cross-entropy ``-w_y log softmax(z)_y`` (with weights: DER++, Buzzega et al. 2020, eq. 6).
 
     Args:
         logits: (B, K, H, W).
@@ -94,7 +94,7 @@ def cross_entropy(
 
 
 def seen_weight(seen: Tensor, threshold: float) -> Tensor:
-    """How surely a pixel shows a class of an earlier step: w of BACS (specification 2.2, item 1).
+    """How surely a pixel shows a class of an earlier step: w of BACS.
 
     The largest probability over the heads, raised to 1 where it is strictly above the threshold. Has no
     gradient.
@@ -121,7 +121,7 @@ def background_foreground_cross_entropy(
     reduction: Reduction = "mean",
     denominator: Denominator = "valid",
 ) -> Tensor:
-    """Background against foreground, doubtful background weighed down: term A of BACS (specification 2.2).
+    """Background against foreground, doubtful background weighed down: term A of BACS.
 
     ``-(1-w)^gamma log p_0`` on background, ``-log(1-p_0)`` on foreground, p = softmax(z). With gamma = 0
     every weight is 1, also where w = 1.
@@ -162,7 +162,7 @@ def unbiased_cross_entropy(
     """Cross-entropy where background stands for every old class too (MiB, Cermelli et al. 2020, eq. 5).
 
     ``-log sum_{c<O} p_c`` for labels below O, ``-log p_y`` for the classes of this step: term B of BACS
-    (specification 2.2) and the classification loss of MiB (2.9).
+    of BACS and the classification loss of MiB.
 
     Args:
         logits: (B, K, H, W).
@@ -200,7 +200,7 @@ def bacs_cross_entropy(
     reduction: Reduction = "mean",
     denominator: Denominator = "valid",
 ) -> Tensor:
-    """The background-aware cross-entropy of BACS: terms A + B (specification 2.2).
+    """The background-aware cross-entropy of BACS: terms A + B.
 
     Args:
         logits: (B, K, H, W).
@@ -230,7 +230,7 @@ def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, reduction: 
     """Distillation where new classes are background to the teacher (MiB, Cermelli et al. 2020).
 
     ``-(1/O) [q_0 log(p_0 + sum_{c>=O} p_c) + sum_{1<=c<O} q_c log p_c]``, q = softmax of the teacher, p of
-    the student (specification 2.9, with the 1/O of the official code).
+    the student (MiB, Cermelli et al. 2020, eq. 8, with the 1/O of the official code).
 
     Args:
         logits: (B, K, H, W).
@@ -249,7 +249,7 @@ def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, reduction: 
 
 
 def masked_distillation(features: Tensor, teacher_features: Tensor, mask: Tensor, mode: str = "ref") -> Tensor:
-    """Keeps features g near the teacher's where the mask Q holds (BACS, specification 2.5, before lambda).
+    """Keeps features g near the teacher's where the mask Q holds (BACS, before lambda).
 
     - "ref": ``sqrt(sum_j ((Q g_old)^2 - (Q g)^2)^2)`` along the width j; mean over all B * C * h. Its
       gradient is 0 where the norm is 0.
@@ -289,7 +289,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 def resize_mask(mask: Tensor, size: tuple[int, int], share: float = 0.5) -> Tensor:
     """The mask at the resolution of a feature map: True where more than ``share`` of the area is.
 
-    Area down-sampling, the recommendation of specification 2.5.
+    Area down-sampling, so that no map is computed at full resolution.
 
     Args:
         mask: (B, H, W) bool.
@@ -314,7 +314,7 @@ def focal_loss(
     alpha: float | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Binary focal loss of the detector (Lin et al. 2017, eq. 4 and 5; specification 2.4).
+    """Binary focal loss of the detector (Lin et al. 2017, eq. 4 and 5).
 
     ``a (1-p_t)^gamma ce`` with ce = BCE(logits, targets), p_t = exp(-ce), a = alpha on positives, 1 - alpha
     on negatives (1 without alpha).
@@ -343,7 +343,7 @@ def focal_loss(
 
 
 def detector_weight(epoch: int, epochs: int) -> float:
-    """``max(0, 1 - exp(e - E))``, the official weight of the detector loss (specification 2.4).
+    """``max(0, 1 - exp(e - E))``, the official weight of BACS's detector loss.
 
     About 1 for most of a step, it fades in the last epochs.
 
@@ -355,7 +355,7 @@ def detector_weight(epoch: int, epochs: int) -> float:
 
 
 def margin_to_threshold(margin: float) -> float:
-    """A prototype margin m (logit units) as detector threshold ``tau = sigmoid(m)`` (specification 3.1)."""
+    """A prototype margin m (logit units) as detector threshold ``tau = sigmoid(m)``."""
     if margin >= 0:
         return 1 / (1 + math.exp(-margin))
     odds = math.exp(margin)
@@ -375,7 +375,7 @@ def threshold_to_margin(threshold: float) -> float:
 def transplant(
     stored_logits: Tensor, logits: Tensor, valid_channels: Tensor, ignore_background: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Fills what a stored item cannot know with the student's logits, in every sample (specification 2.6).
+    """Fills what a stored item cannot know with the student's logits, in every sample (BACS).
 
     Args:
         stored_logits: (B, K, h, w), grown to the K channels of the student (with any value).
@@ -406,7 +406,7 @@ def dark_replay(
     reduction: str = "mean_all",
     distance: str = "mse",
 ) -> Tensor:
-    """Distance to the logits stored with a crop (DER, Buzzega et al. 2020; specification 2.6).
+    """Distance to the logits stored with a crop (DER, Buzzega et al. 2020, eq. 5).
 
     "mse" is the squared error to the transplanted target: "mean_all" divides by all B * K * h * w entries (so
     its strength shrinks as K grows), "mean_valid" by the entries that the stored item knows. "cos" is 1 -
@@ -438,7 +438,7 @@ def dark_replay(
 
 
 def replay_class_weights(n_classes: int, old_classes: int, ignore_background: bool) -> Tensor:
-    """Class weights of the DER++ label term: 1 for old classes, 0 for those of this step (specification 2.6).
+    """Class weights of the DER++ label term: 1 for old classes, 0 for those of this step.
 
     Args:
         n_classes: K.

@@ -89,6 +89,12 @@ def test_sweep_from_start_to_report(sweeps):
     code, output = sweeps.run("status", "demo", "--json")
     assert code == 0
     assert json.loads(output)["counts"]["finished"] == 8
+    runs = tracked(sweeps.storage)
+    code, output = sweeps.run("sync", "demo")
+    assert code == 0, output
+    assert tracked(sweeps.storage) == runs, "a second projection changes nothing"
+    code, output = sweeps.run("sync", "demo", "--tracking-uri", f"sqlite:///{sweeps.storage}/other.db")
+    assert code == 0, output
     code, output = sweeps.run("report", "demo")
     assert code == 0
     assert "winners of demo" in output

@@ -1,0 +1,23 @@
+"""The command line is frozen: names, arguments and options that users' scripts hold on to."""
+
+from __future__ import annotations
+
+import typer.main
+
+from sweeps.__main__ import app
+
+LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri"}
+COMMANDS = {
+    "plan": LAUNCH,
+    "run": LAUNCH,
+    "resume": {"name", "storage", "address", "tracking_uri"},
+    "status": {"name", "storage", "watch", "as_json"},
+    "report": {"name", "storage"},
+    "sync": {"name", "storage", "tracking_uri"},
+}
+
+
+def test_commands_and_their_options():
+    commands = typer.main.get_command(app).commands
+    assert {name: {p.name for p in c.params} - {"help"} for name, c in commands.items()} == COMMANDS
+    assert all(command.help for command in commands.values())
