@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,18 +177,25 @@ def _run(sweep: SweepConfig) -> None:
     console.print(render_winners(state))
     name = sweep.launch.name
     where = "" if Path(sweep.launch.storage) == Path("runs").absolute() else f" --storage {sweep.launch.storage}"
+    python = _shown_path(Path(sys.executable))
+    mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
-        f"tables:    python -m sweeps report {name}{where}",
-        f"MLflow UI: mlflow ui --backend-store-uri {sweep.tracking_uri}",
+        f"tables:    {python} -m sweeps report {name}{where}",
+        f"MLflow UI: {mlflow} ui --backend-store-uri {sweep.tracking_uri}",
     ]
     unfinished = [trial for trial in state.trials.values() if not trial.is_over]
     if state.end_status == "interrupted":
         lines.insert(
-            0, f"interrupted with {len(unfinished)} trials under way; go on: python -m sweeps resume {name}{where}"
+            0, f"interrupted with {len(unfinished)} trials under way; go on: {python} -m sweeps resume {name}{where}"
         )
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if state.end_status != "finished":
         raise typer.Exit(FAILED)
+
+
+def _shown_path(path: Path) -> Path:
+    """As a user in this folder would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:

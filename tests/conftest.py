@@ -12,7 +12,7 @@ from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.data import Digits
 
-TINY = [
+SMALL = [
     "dataset.canvas=32",
     "dataset.digit_size=14",
     "dataset.train_scenes=60",
@@ -21,12 +21,11 @@ TINY = [
     "network.width=4",
     "training.batch_size=6",
     "training.epochs=2",
-    "training.iterations_per_epoch=3",
-    "training.threads=1",
-    "training.device=cpu",
     "loss.buffer_size=20",
 ]
 """Overrides that make a run of a few seconds; drop the last for losses without memory."""
+
+TINY = [*SMALL, "training.iterations_per_epoch=3", "training.threads=1", "training.device=cpu"]
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -14,21 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SMALL
+
 ROOT = Path(__file__).parent.parent.parent
 
-TINY_SWEEP = [
-    "dataset.canvas=32",
-    "dataset.digit_size=14",
-    "dataset.train_scenes=60",
-    "dataset.val_scenes=20",
-    "dataset.test_scenes=24",
-    "network.width=4",
-    "training.batch_size=6",
-    "training.epochs=2",
-    "training.val_every=1",
-    "loss.buffer_size=20",
-    "search.trials=2",
-]
+TINY_SWEEP = [*SMALL, "training.val_every=1", "search.trials=2"]
 
 
 class CommandLine:

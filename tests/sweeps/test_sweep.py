@@ -143,7 +143,7 @@ def test_killed_worker_is_retried_from_its_checkpoint_and_sigterm_drains(sweeps)
     os.kill(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
-    assert "go on: python -m sweeps resume worker" in output
+    assert "python -m sweeps resume worker" in output
     runs = tracked(sweeps.storage).values()
     assert not [r for r in runs if r["status"] == "RUNNING"]
 
