@@ -80,12 +80,12 @@ def _headline(state: SweepState, total: int | None, concurrency: int, now: float
     total = len(state.trials) if total is None else total
     counts = state.counts()
     over = counts["finished"] + counts["stopped"] + counts["failed"]
-    counted = "  ".join(f"{count} {status}" for status, count in counts.items())
+    counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if state.ended:
         ending = f"ended: {state.end_status}"
     else:
         ending = f"time left {_duration(state.eta_seconds(total, concurrency, now))}"
-    return Text(f"{state.sweep}: {over} of {total} trials over   {counted}   {ending}")
+    return Text("   ".join(part for part in (f"{state.sweep}: {over} of {total} trials over", counted, ending) if part))
 
 
 def _best_lines(state: SweepState) -> Text:
