@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -87,8 +88,9 @@ def _renamed(draft: Path, folder: Path) -> bool:
     """False where another folder stands there already; a folder is never renamed onto a full one."""
     try:
         draft.rename(folder)
-    except OSError:
-        if not folder.exists():
+    except OSError as error:
+        # Whether one stands there must come from this error: asked again, another process may have moved it away.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return False
     return True
