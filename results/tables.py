@@ -42,8 +42,8 @@ def render_winners(state: SweepState) -> Table:
         "  novel classes": lambda row: _score(row["miou_novel"]),
         "  mean over steps": lambda row: _score(row["miou_avg"]),
         "  forgetting": lambda row: _score(row["forgetting"]),
-        "joint training (seeds)": lambda row: _reference(row.get("joint_miou"), row.get("joint_seeds", 0)),
-        "fine-tuning (seeds)": lambda row: _reference(row.get("finetune_miou"), row.get("finetune_seeds", 0)),
+        "joint training (seeds)": lambda row: _reference(row["joint_miou"], row["joint_seeds"]),
+        "fine-tuning (seeds)": lambda row: _reference(row["finetune_miou"], row["finetune_seeds"]),
         "gap to joint": lambda row: _percent(row["gap_to_joint_percent"]),
     }
     for name, cell in lines.items():

@@ -21,6 +21,7 @@ from results.tables import render_status, render_winners, status_json, write_csv
 from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.driver import JOURNAL, execute, save_request
+from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
 
@@ -61,7 +62,7 @@ def plan(
     """Check a sweep and show what it would run; starts nothing."""
     with _requests_checked():
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri)
-        _console().print(render_plan(sweep, _known_state(sweep.folder)))
+        Console().print(render_plan(sweep, _known_state(sweep.folder)))
 
 
 @app.command()
@@ -108,11 +109,11 @@ def status(
         if as_json:
             typer.echo(json.dumps(status_json(state), indent=2))
             return
-        total = _total(state)
+        total = planned_total(SweepConfig.from_dict(state.config), state)
         if not watch:
-            _console().print(render_status(state, total))
+            Console().print(render_status(state, total))
             return
-        with Live(render_status(state, total), console=_console(), auto_refresh=False) as live:
+        with Live(render_status(state, total), console=Console(), auto_refresh=False) as live:
             while not state.ended:
                 time.sleep(1.0)
                 state.refresh(folder / JOURNAL)
@@ -125,7 +126,7 @@ def report(name: Name, storage: Storage = None) -> None:
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        console = _console()
+        console = Console()
         console.print(render_winners(state))
         for path in write_csvs(state, folder / "report"):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -140,7 +141,7 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
         uri = tracking_uri or SweepConfig.from_dict(state.config).tracking_uri
         Tracker.check(uri)
         sent = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts").sync_once()
-        _console().print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)", soft_wrap=True)
+        Console().print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)", soft_wrap=True)
 
 
 @contextmanager
@@ -172,7 +173,7 @@ def _requested(
 
 
 def _run(sweep: SweepConfig) -> None:
-    console = _console()
+    console = Console()
     state = execute(sweep, console)
     console.print(render_winners(state))
     name = sweep.launch.name
@@ -232,16 +233,6 @@ def _existing_state(folder: Path) -> SweepState:
         remedy = f"known there: {', '.join(known)}" if known else "give the folder of your sweeps with --storage"
         raise RequestError.of("NAME", f"is {folder.name}, but there is no such sweep in {folder.parent}", remedy)
     return state
-
-
-def _total(state: SweepState) -> int:
-    from sweeps.ledger import planned_total
-
-    return planned_total(SweepConfig.from_dict(state.config), state)
-
-
-def _console() -> Console:
-    return Console()
 
 
 if __name__ == "__main__":

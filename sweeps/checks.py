@@ -11,7 +11,7 @@ from typing import Any
 from bacs.errors import Fault, RequestError
 from results.errors import ResultsError
 from results.tracking import Tracker
-from sweeps.settings import SweepConfig
+from sweeps.settings import SweepConfig, default_tracking_uri
 
 
 def check_request(values: Mapping[str, Any]) -> SweepConfig:
@@ -32,7 +32,7 @@ def check_request(values: Mapping[str, Any]) -> SweepConfig:
     faults += storage_faults
     uri = launch.get("tracking_uri")
     if uri or not storage_faults:
-        faults += check_tracking(str(uri or f"sqlite:///{storage.absolute()}/mlflow.db"))
+        faults += check_tracking(str(uri or default_tracking_uri(storage)))
     if sweep is not None:
         faults += _check_resources(sweep)
     if faults or sweep is None:

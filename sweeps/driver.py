@@ -25,7 +25,7 @@ from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
-from sweeps.ledger import Ledger
+from sweeps.ledger import Ledger, trials_at_once
 from sweeps.settings import SweepConfig
 
 JOURNAL = "journal.jsonl"
@@ -100,7 +100,7 @@ def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
 
 def _status(ledger: Ledger) -> Any:
     with ledger.reading() as state:
-        return render_status(state, ledger.total, ledger.concurrency)
+        return render_status(state, ledger.total, trials_at_once(ledger.sweep))
 
 
 def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> None:

@@ -39,6 +39,15 @@ def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted
     return total * len(search.seeds)
 
 
+def trials_at_once(sweep: SweepConfig) -> int | None:
+    """Trials that run at once on this machine; on a cluster, whose size only Ray knows, the limit that was set."""
+    wanted = sweep.resources
+    if sweep.launch.address:
+        return wanted.max_concurrent
+    fit = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
+    return fit if wanted.max_concurrent is None else min(fit, wanted.max_concurrent)
+
+
 class Ledger:
     """Hands out trials and books what they report. All methods may be called from any thread."""
 
@@ -59,15 +68,6 @@ class Ledger:
     def total(self) -> int:
         """Trials and references of the whole sweep, as far as is known now."""
         return planned_total(self.sweep, self.state, self._exhausted)
-
-    @property
-    def concurrency(self) -> int | None:
-        """Trials at once on this machine; ``None`` on a cluster, whose size only Ray knows."""
-        wanted = self.sweep.resources
-        if self.sweep.launch.address:
-            return wanted.max_concurrent
-        fit = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
-        return fit if wanted.max_concurrent is None else min(fit, wanted.max_concurrent)
 
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from results.state import SweepState
-from sweeps.ledger import planned_total, suggestions_per_split
+from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
 from sweeps.settings import SweepConfig
 from sweeps.trials import split_name
 
@@ -57,7 +55,4 @@ def _resources(sweep: SweepConfig) -> str:
     text = f"{wanted.cpus_per_trial} CPU and {wanted.gpus_per_trial:g} GPU a trial"
     if sweep.launch.address:
         return f"{text}, on the Ray cluster {sweep.launch.address}"
-    at_once = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
-    if wanted.max_concurrent is not None:
-        at_once = min(at_once, wanted.max_concurrent)
-    return f"{text}, {at_once} at once on this machine"
+    return f"{text}, {trials_at_once(sweep)} at once on this machine"

@@ -103,7 +103,7 @@ class SweepConfig:
 
     @property
     def tracking_uri(self) -> str:
-        return self.launch.tracking_uri or f"sqlite:///{Path(self.launch.storage).absolute()}/mlflow.db"
+        return self.launch.tracking_uri or default_tracking_uri(Path(self.launch.storage))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:
@@ -129,6 +129,11 @@ class SweepConfig:
             raise RequestError(list(dict.fromkeys(faults)))
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], space, base, resolved)
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """The tracking database of sweeps that name none."""
+    return f"sqlite:///{storage.absolute()}/mlflow.db"
 
 
 def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, Any]) -> dict[str, Any]:
