@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bacs.checkpoints import Snapshot
 from bacs.config import RunConfig
-from bacs.data import SegmentationData, StepView, presence_of
+from bacs.data import SegmentationData, StepView
 from bacs.events import EpochEnded, Event, Point, RunEnded, StepEnded
 from bacs.losses import functional
 from bacs.losses.base import Batch, Method, StepContext
@@ -209,7 +209,6 @@ class ContinualRun:
         """Offers the images of the finished step to the memory, as the finished model sees them in eval mode."""
         if self.memory.capacity == 0:
             return
-        labels = np.stack([view.batch(np.array([i]))[1][0].numpy().astype(np.uint8) for i in range(len(view))])
         n_classes = self.split.classes_seen(step)
 
         def collect(positions: np.ndarray) -> Collected:
@@ -219,8 +218,7 @@ class ContinualRun:
         def importance() -> np.ndarray:
             return self._importance(view)
 
-        presence = presence_of(labels, n_classes - 1)
-        self.memory.update(Offer(step, view.indices, presence, n_classes, collect, importance))
+        self.memory.update(Offer(step, view.indices, view.presence(n_classes), n_classes, collect, importance))
 
     @torch.no_grad()
     def _logits_of(self, images: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from typing import Any, Self
 
 from results.errors import ResultsError
 from results.records import Record, decode_line, encode_line, hides_record
-from results.writer_lock import WriterLock
+from results.writer_lock import WriterLock, is_held
 
 _RESERVED = {"seq", "time", "kind", "crc"}
 _DISK_HINT = "free or repair the disk, then `resume` the sweep"
@@ -64,7 +64,7 @@ class Journal:
             raise ResultsError(
                 f"cannot create {self.path.parent}: {error.strerror}", "choose another storage folder"
             ) from error
-        self._lock = WriterLock(self.path.with_name(self.path.name + ".lock"))
+        self._lock = WriterLock(_lock_path(self.path))
         try:
             self._fd, self._seq = self._open_and_repair()
         except BaseException:
@@ -185,6 +185,15 @@ def read_journal(path: Path | str, offset: int = 0) -> tuple[list[Record], int]:
     if hides_record(half_written):
         raise _damaged(path, end)
     return records, end
+
+
+def is_being_written(path: Path | str) -> bool:
+    """Whether a living process has the journal open for writing (on file systems whose locks reach all hosts)."""
+    return is_held(_lock_path(Path(path)))
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def _read_from(path: Path, offset: int) -> bytes:

@@ -18,6 +18,8 @@ from typing import Any
 
 from results.errors import ResultsError
 
+_ATTEMPTS, _PAUSE_SECONDS = 5, 0.02
+
 
 class WriterLock:
     """Taken by the constructor, given back by `release` or the death of the process."""
@@ -36,7 +38,7 @@ class WriterLock:
                 f"cannot open {path}: {error.strerror}", "choose a folder that you may write to"
             ) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._fd)
         except OSError as error:
             holder = _read_holder(self._fd)
             os.close(self._fd)
@@ -54,6 +56,32 @@ class WriterLock:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock at ``path``."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _lock(fd: int) -> None:
+    """Tries for a moment: `is_held` of another process takes the lock for an instant too."""
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read_holder(fd: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.live import Live
 
 from bacs.errors import RequestError
 from results.errors import ResultsError
+from results.journal import is_being_written
 from results.state import SweepState
 from results.tables import render_status, render_winners, status_json, write_csvs
 from results.tracking import Tracker
@@ -99,25 +100,27 @@ def resume(name: Name, storage: Storage = None, address: Address = None, trackin
 def status(
     name: Name,
     storage: Storage = None,
-    watch: Annotated[bool, typer.Option("--watch", help="keep showing until the sweep has ended")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="keep showing while the sweep runs")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show trials by state, the best so far per split, time left."""
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        if as_json:
-            typer.echo(json.dumps(status_json(state), indent=2))
-            return
         total = planned_total(SweepConfig.from_dict(state.config), state)
+        if as_json:
+            typer.echo(json.dumps(status_json(state, total), indent=2))
+            return
         if not watch:
             Console().print(render_status(state, total))
             return
         with Live(render_status(state, total), console=Console(), auto_refresh=False) as live:
-            while not state.ended:
+            while is_being_written(folder / JOURNAL):
                 time.sleep(1.0)
                 state.refresh(folder / JOURNAL)
                 live.update(render_status(state, total), refresh=True)
+        if not state.ended:
+            Console().print(f"nobody runs this sweep; go on: {_command('resume', folder)}", soft_wrap=True)
 
 
 @app.command()
@@ -176,22 +179,24 @@ def _run(sweep: SweepConfig) -> None:
     console = Console()
     state = execute(sweep, console)
     console.print(render_winners(state))
-    name = sweep.launch.name
-    where = "" if Path(sweep.launch.storage) == Path("runs").absolute() else f" --storage {sweep.launch.storage}"
-    python = _shown_path(Path(sys.executable))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
-        f"tables:    {python} -m sweeps report {name}{where}",
+        f"tables:    {_command('report', sweep.folder)}",
         f"MLflow UI: {mlflow} ui --backend-store-uri {sweep.tracking_uri}",
     ]
     unfinished = [trial for trial in state.trials.values() if not trial.is_over]
     if state.end_status == "interrupted":
-        lines.insert(
-            0, f"interrupted with {len(unfinished)} trials under way; go on: {python} -m sweeps resume {name}{where}"
-        )
+        go_on = _command("resume", sweep.folder)
+        lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if state.end_status != "finished":
         raise typer.Exit(FAILED)
+
+
+def _command(command: str, folder: Path) -> str:
+    """A command line for this sweep that can be pasted."""
+    where = "" if folder.parent == Path("runs").absolute() else f" --storage {folder.parent}"
+    return f"{_shown_path(Path(sys.executable))} -m sweeps {command} {folder.name}{where}"
 
 
 def _shown_path(path: Path) -> Path:

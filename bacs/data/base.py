@@ -109,6 +109,14 @@ class StepView:
             return images.unsqueeze(1), labels
         return images.permute(0, 3, 1, 2).contiguous(), labels
 
+    def presence(self, n_labels: int) -> NDArray[np.bool_]:
+        """(len, n_labels) whether an image's labels in this view have a pixel of an internal label."""
+        seen = np.zeros((len(self), n_labels), dtype=bool)
+        for value, present in enumerate(self._scenes.presence[self.indices].T):
+            if self.table[value] < n_labels:
+                seen[:, self.table[value]] |= present
+        return seen
+
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Scales uint8 images (B, C, H, W) to 0..1, standardises each channel; float32, same device."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from results import Journal, ResultsError, SweepState, journal, read_journal
+from results.journal import is_being_written
 
 HOLD = """
 import sys, time
@@ -185,8 +186,10 @@ def test_a_second_writer_is_refused_and_told_whom_to_ask(tmp_path, spawn):
     assert f"process {holder.pid} on {os.uname().nodename}" in caught.value.message
     assert f"kill {holder.pid}" in caught.value.hint
     assert read_journal(path) == ([], 0)  # readers need no lock
+    assert is_being_written(path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
+    assert not is_being_written(path)
     write(path)  # the lock went with its holder
 
 

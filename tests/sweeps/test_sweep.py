@@ -88,7 +88,7 @@ def test_sweep_from_start_to_report(sweeps):
     assert "loss.alpha was" in output
     code, output = sweeps.run("status", "demo", "--json")
     assert code == 0
-    assert json.loads(output)["counts"]["finished"] == 8
+    assert json.loads(output)["counts"]["finished"] == json.loads(output)["total"] == 8
     runs = tracked(sweeps.storage)
     code, output = sweeps.run("sync", "demo")
     assert code == 0, output
@@ -120,6 +120,9 @@ def test_driver_killed_in_mid_sweep_then_resumed_gives_the_same_numbers(sweeps):
         _wait_for_record(sweeps, "killed", wait_for, process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+    code, output = sweeps.run("status", "killed", "--watch")
+    assert code == 0, output
+    assert "nobody runs this sweep" in output
     code, output = sweeps.run("resume", "killed")
     assert code == 0, output
 

@@ -103,6 +103,8 @@ def test_views_against_brute_force(labels, split, mode, data):
             assert np.array_equal(shown[position, 0].numpy(), images[index])
             expected = relabel(labels[index], split, step, revealed)
             assert np.array_equal(targets[position].numpy(), expected)
+            present = view.presence(split.classes_seen(step))[position]
+            assert np.flatnonzero(present).tolist() == sorted(set(expected.ravel().tolist()) - {255})
 
 
 def test_label_tables():
