@@ -226,7 +226,7 @@ class ContinualRun:
         parts = []
         for chunk in images.split(self.config.training.eval_batch_size):
             with self.numerics.autocast():
-                parts.append(self.model(self.stream.to_device(chunk)).sem_logits.to(torch.float16).cpu())
+                parts.append(self.model(self.stream.to_device(chunk)).replay_logits.to(torch.float16).cpu())
         return torch.cat(parts)
 
     @torch.no_grad()

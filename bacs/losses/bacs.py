@@ -201,7 +201,7 @@ class Bacs(Method):
         terms = {}
         if c.alpha > 0:
             terms["replay_logits"] = c.alpha * functional.dark_replay(
-                output.sem_logits,
+                output.replay_logits,
                 replay.logits,
                 replay.n_logits,
                 ignore_background=c.ignore_rep_bg,

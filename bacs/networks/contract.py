@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from bacs.networks.heads import HEAD_INITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,10 @@ class NetworkOutput:
     logits: Tensor
     """(B, K, H, W): one channel a class seen so far, at the size of the input."""
     sem_logits: Tensor
-    """(B, K, h, w): the logits at the resolution at which the network computes them. What replay stores."""
+    """(B, K, h, w): the logits at the resolution at which the network computes them."""
+    replay_logits: Tensor
+    """(B, K, h, w): what replay stores and compares: logits that stay comparable when classes are added. ``sem_logits``
+    itself, except where a network normalises over the classes."""
     bottleneck: Tensor
     """(B, C, h', w'): the deepest features, the detector's input."""
     features: list[Tensor]
@@ -27,7 +33,9 @@ class NetworkOutput:
 
     def _rows(self, rows: slice) -> NetworkOutput:
         features = [feature[rows] for feature in self.features]
-        return NetworkOutput(self.logits[rows], self.sem_logits[rows], self.bottleneck[rows], features)
+        return NetworkOutput(
+            self.logits[rows], self.sem_logits[rows], self.replay_logits[rows], self.bottleneck[rows], features
+        )
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -35,6 +43,9 @@ class SegmentationNetwork(nn.Module, ABC):
 
     bottleneck_channels: int
     """C of :attr:`NetworkOutput.bottleneck`."""
+
+    growth_inits: ClassVar[tuple[str, ...]] = HEAD_INITS
+    """How new classes may start."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -45,8 +56,9 @@ class SegmentationNetwork(nn.Module, ABC):
         """Appends ``n_new`` classes (with the background, in the first call).
 
         Args:
-            n_new: number of foreground classes of the step.
-            init: how the new classes start: ``mib`` or ``random``.
+            n_new: number of foreground classes of the step; 0 in later steps of a domain-incremental stream, where
+                nothing grows.
+            init: how the new classes start, one of ``growth_inits``.
         """
 
     @property

@@ -93,4 +93,6 @@ class UNet(SegmentationNetwork):
             decoded = block(decoded, skip)
             features.append(decoded)
         logits = self.head(decoded)
-        return NetworkOutput(logits=logits, sem_logits=logits, bottleneck=levels[-1], features=features)
+        return NetworkOutput(
+            logits=logits, sem_logits=logits, replay_logits=logits, bottleneck=levels[-1], features=features
+        )
