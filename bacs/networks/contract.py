@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from bacs.networks.heads import HEAD_INITS
 
+TOKEN_INITS = ("random", "mean", "background")
+"""How the tokens of new classes may start, in networks that have a token a class."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
@@ -60,6 +63,11 @@ class SegmentationNetwork(nn.Module, ABC):
                 nothing grows.
             init: how the new classes start, one of ``growth_inits``.
         """
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about how the network was made."""
+        return []
 
     @property
     @abstractmethod
