@@ -46,6 +46,7 @@ test-slow: $(READY)
 
 bench: $(READY)
 	$(PY) -m tests.benchmarks.throughput --device cpu
+	$(PY) -m tests.benchmarks.data_path
 
 bench-gpu:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tests.benchmarks.throughput --device cuda

@@ -27,11 +27,18 @@ class Digits:
 
     Config = DigitsConfig
     class_names = tuple("0123456789")
+    domains: tuple[str, ...] = ()
+    evaluation = "crop_val"  # scenes have one size and are never cropped
     channels = 1
     mean = (0.0,)  # ink stays in 0..1 with an exactly black background
     std = (1.0,)
     check = staticmethod(check)
     """Everything wrong with the settings, before anything is generated."""
+
+    @staticmethod
+    def classes(config: DigitsConfig) -> tuple[str, ...]:
+        """The foreground classes, without opening anything."""
+        return Digits.class_names
 
     def __init__(self, config: DigitsConfig) -> None:
         """Maps the scenes into memory, and generates them where the cache has none.
@@ -47,6 +54,7 @@ class Digits:
             download_mnist(config.root)
         self.manifest = _manifest(config)
         names = [f"{subset}_{kind}" for subset in SUBSETS for kind in ("images", "labels", "presence")]
+        self.window = (config.canvas, config.canvas)
         folder = Path(config.cache) / f"digits-{self.manifest}"
         arrays = load_or_make(folder, names, lambda: _generate(config))
         self.train, self.val, self.test = (_scene_set(arrays, subset) for subset in SUBSETS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bacs.data.splits import TaskSplit
+from bacs.data.splits import DomainSplit, TaskSplit
 
 MODES = ("overlap", "disjoint", "sequential")
 IGNORE = 255
@@ -54,6 +54,17 @@ def select_seen(presence: NDArray[np.bool_], split: TaskSplit, step: int) -> NDA
     return np.flatnonzero(presence[:, list(seen)].any(axis=1))
 
 
+def select_domains(group: NDArray[np.int64], split: DomainSplit, step: int) -> NDArray[np.int64]:
+    """Indices of the images of the step's own domains.
+
+    Args:
+        group: (N,) 0-based domain of each image.
+        split: the domains of each step, 1-based.
+        step: 0-based continual step.
+    """
+    return np.flatnonzero(np.isin(group + 1, split.steps[step]))
+
+
 def label_table(split: TaskSplit, step: int, *, mode: str, evaluation: bool) -> NDArray[np.uint8]:
     """Lookup table from original mask value to internal label.
 
@@ -61,12 +72,16 @@ def label_table(split: TaskSplit, step: int, *, mode: str, evaluation: bool) -> 
     collide with original ones that are still to be replaced.
 
     Returns:
-        (256,) Revealed classes become their 1-based position in the class order, other classes 0, everything
-        that is no class (V+1..255) 255. Revealed are the classes of the step when training in ``overlap`` or
-        ``disjoint``, and all classes seen so far in ``sequential`` or for ``evaluation``.
+        (256,) In a domain split every class stays what it is. Otherwise revealed classes become their 1-based position
+        in the class order, other classes 0, everything that is no class (V+1..255) 255. Revealed are the classes of the
+        step when training in ``overlap`` or ``disjoint``, and all classes seen so far in ``sequential`` or for
+        ``evaluation``.
     """
     _check_mode(mode)
     table = np.full(256, IGNORE, dtype=np.uint8)
+    if isinstance(split, DomainSplit):
+        table[: split.n_classes] = np.arange(split.n_classes)
+        return table
     table[: len(split.class_order) + 1] = 0
     first = 1 if evaluation or mode == "sequential" else max(split.old_classes(step), 1)
     for label in range(first, split.classes_seen(step)):

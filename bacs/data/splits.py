@@ -69,9 +69,55 @@ class TaskSplit:
         """One step with all classes in the same order: the upper reference."""
         return TaskSplit(steps=(self.class_order,), name=JOINT)
 
+    def label_name(self, label: int, class_names: Sequence[str]) -> str:
+        """The name of an internal label."""
+        return "background" if label == 0 else class_names[self.class_order[label - 1] - 1]
+
     def _check_step(self, step: int) -> None:
         if not 0 <= step < self.n_steps:
             raise IndexError(f"step ({step}) must be in 0..{self.n_steps - 1} for the split {self.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSplit(TaskSplit):
+    """Every step brings new domains (cities) and shows all classes; there is no background.
+
+    ``steps`` holds domain ids (1..D), internal labels are the original ones, 0..n_classes-1.
+    """
+
+    n_classes: int
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """By how much the classifier grows; its first growth makes one logit more."""
+        return (self.n_classes - 1, *(0 for _ in self.steps[1:]))
+
+    def classes_seen(self, step: int) -> int:
+        self._check_step(step)
+        return self.n_classes
+
+    def step_of_class(self) -> NDArray[np.int64]:
+        """(K,) zeros: all classes are there from step 0 on."""
+        return np.zeros(self.n_classes, dtype=np.int64)
+
+    def joint(self) -> DomainSplit:
+        return DomainSplit((self.class_order,), JOINT, self.n_classes)
+
+    def label_name(self, label: int, class_names: Sequence[str]) -> str:
+        return class_names[label]
+
+
+def parse_domains(
+    split: str | Sequence[Sequence[Any]],
+    domains: Sequence[str],
+    n_classes: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> DomainSplit:
+    """As :func:`parse_split`, with domains in the place of classes."""
+    found = parse_split(split, domains, shuffle=shuffle, seed=seed)
+    return DomainSplit(found.steps, found.name, n_classes)
 
 
 def parse_split(

@@ -1,0 +1,105 @@
+"""A dataset of one's own: a folder of images, a folder of masks, the names of the classes and two lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bacs.data.file_dataset import FileDataset, FilesConfig, check_files, check_pairs, dataset_root
+from bacs.data.layout import Layout, Pair, identity_table, name_fault, raise_faults, read_list
+from bacs.data.scenario import IGNORE
+from bacs.errors import Fault, RequestError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_FILES = ("images", "masks", "classes.txt", "train.txt", "val.txt")
+_GET = (
+    "put there images/ (jpg, jpeg or png), masks/ (png of class ids, 0 background, 255 ignored), classes.txt (the name "
+    "of class 1, 2, ... on a line each), train.txt and val.txt (names of images without suffix)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(FilesConfig):
+    """Keys of ``dataset=folder``; ``root`` holds images, masks, classes.txt, train.txt and val.txt."""
+
+
+class Folder(FileDataset):
+    """Images and masks of the same name. The val list is the test set; a share of the train list is held out."""
+
+    Config = FolderConfig
+    kind = "folder"
+
+    @staticmethod
+    def check(config: FolderConfig) -> list[Fault]:
+        """As in :class:`FileDataset`."""
+        faults = check_files(config, _FILES, _GET)
+        return faults or _class_faults(dataset_root(config) / "classes.txt")
+
+    @staticmethod
+    def classes(config: FolderConfig) -> tuple[str, ...]:
+        """The lines of classes.txt; class id = position + 1. A first line ``background`` is no class and left out.
+
+        Raises:
+            RequestError: with the faults of :meth:`check`.
+        """
+        if faults := Folder.check(config):
+            raise RequestError(faults)
+        return tuple(_class_names(dataset_root(config) / "classes.txt"))
+
+    @staticmethod
+    def layout(config: FolderConfig) -> Layout:
+        """As in :class:`FileDataset`."""
+        names = Folder.classes(config)
+        root = dataset_root(config)
+        train, test = (_pairs(root, root / f"{subset}.txt") for subset in ("train", "val"))
+        check_pairs(str(root), train, test)
+        return Layout(
+            class_names=names,
+            train=train,
+            test=test,
+            table=identity_table(len(names)),
+            legal=frozenset([*range(len(names) + 1), IGNORE]),
+        )
+
+
+def _class_names(path: Path) -> list[str]:
+    names = read_list(path)
+    return names[1:] if names and names[0].lower() == "background" else names
+
+
+def _class_faults(path: Path) -> list[Fault]:
+    try:
+        names = _class_names(path)
+    except RequestError as error:
+        return error.faults
+    if not 1 <= len(names) < IGNORE:
+        return [Fault(str(path), f"names {len(names)} classes, but must name 1..{IGNORE - 1}", "one name a line")]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [Fault(str(path), f"names more than once: {', '.join(twice)}", "name each class once")] if twice else []
+
+
+def _pairs(root: Path, list_file: Path) -> tuple[Pair, ...]:
+    names = read_list(list_file)
+    raise_faults([fault for name in names if (fault := name_fault(list_file, name))])
+    found = _images(root / "images", names)
+    raise_faults([_ambiguous(list_file, name, found[name]) for name in names if len(found.get(name, [])) > 1])
+    return tuple(
+        Pair(name, found.get(name, [root / "images" / f"{name}.jpg"])[0], root / "masks" / f"{name}.png")
+        for name in names
+    )
+
+
+def _images(folder: Path, names: Iterable[str]) -> dict[str, list[Path]]:
+    """Image files by name. Each folder is listed once: three questions per name are slow on a network drive."""
+    found: dict[str, list[Path]] = {}
+    for parent in {Path(name).parent for name in names}:
+        for path in sorted((folder / parent).glob("*")):
+            if path.suffix.lower() in SUFFIXES:
+                found.setdefault(str(parent / path.stem), []).append(path)
+    return found
+
+
+def _ambiguous(list_file: Path, name: str, paths: list[Path]) -> Fault:
+    files = " and ".join(path.name for path in paths)
+    return Fault(str(list_file), f"names {name!r}, which is {files}", "remove or rename all but one")
