@@ -21,12 +21,12 @@ from results.state import SweepState
 from results.tables import render_status, render_winners, status_json, write_csvs
 from results.tracking import Tracker
 from sweeps.checks import check_request
+from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute, save_request
+from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
-
-FAILED, WRONG_REQUEST = 1, 2
 
 app = typer.Typer(
     add_completion=False,
@@ -35,6 +35,7 @@ app = typer.Typer(
     help="Sweeps of the BACS pipeline on Ray Tune, recorded in MLflow. Exit codes: 0 done, 1 the work failed, "
     "2 the request was wrong.",
 )
+app.add_typer(data_app, name="data")
 
 Preset = Annotated[str, typer.Argument(help="a preset by name (digits), or your own YAML file by path")]
 Overrides = Annotated[
@@ -150,16 +151,14 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
 @contextmanager
 def _requests_checked() -> Iterator[None]:
     """Turns a wrong request into messages and exit code 2."""
-    errors = Console(stderr=True)
     try:
         yield
     except RequestError as error:
-        count = len(error.faults)
-        errors.print(f"[bold red]{count} fault{'s' if count > 1 else ''} in the request; nothing was started[/]")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(WRONG_REQUEST) from None
+        raise told(error, "; nothing was started") from None
     except ResultsError as error:
-        errors.print(f"[bold red]{error.message}[/]\n    -> {error.hint}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"[bold red]{error.message}[/]\n    -> {error.hint}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(WRONG_REQUEST) from None
 
 

@@ -14,10 +14,20 @@ COMMANDS = {
     "status": {"name", "storage", "watch", "as_json"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
+    "data verify": {"dataset", "overrides", "workers", "as_json"},
+    "data prepare": {"dataset", "overrides"},
 }
 
 
+def leaves(group, prefix=""):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 def test_commands_and_their_options():
-    commands = typer.main.get_command(app).commands
+    commands = dict(leaves(typer.main.get_command(app)))
     assert {name: {p.name for p in c.params} - {"help"} for name, c in commands.items()} == COMMANDS
     assert all(command.help for command in commands.values())

@@ -1,0 +1,19 @@
+"""Exit codes, and how a wrong request is told."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+
+from bacs.errors import RequestError
+
+FAILED, WRONG_REQUEST = 1, 2
+
+
+def told(error: RequestError, consequence: str = "") -> typer.Exit:
+    """Prints every fault with its remedy; returns the exception that ends the command."""
+    errors = Console(stderr=True)
+    count = len(error.faults)
+    errors.print(f"[bold red]{count} fault{'s' if count > 1 else ''} in the request{consequence}[/]")
+    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(WRONG_REQUEST)
