@@ -13,12 +13,16 @@ from bacs.checkpoints import CheckpointFolder
 from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.errors import RequestError
-from bacs.events import EpochEnded, StepEnded
+from bacs.events import EpochEnded, Picture, StepEnded
+from bacs.launch import local_ranks
 from bacs.lineage import run_identity
+from bacs.media import save_picture
 from bacs.run import ContinualRun, DivergedError
 from bacs.view import RunView
 
 DONE, FAILED, WRONG_REQUEST = 0, 1, 2
+PICTURES = Path("runs/pictures")
+"""Where runs without checkpoints leave their pictures: a folder each, by ``training.exp_name`` or identity."""
 
 EPILOG = """examples:
   python -m bacs dataset=digits training.split=2-2 loss=bacs
@@ -37,13 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         directory = Path(options.config_path) if options.config_path else None
         config = RunConfig.from_dict(compose(options.config_name, options.overrides, directory))
-        run = ContinualRun(config)
+        with local_ranks(config, _checkpoint_folder(config)):
+            drive(ContinualRun(config), console)
     except RequestError as error:
         errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
         errors.print(str(error), markup=False, highlight=False)
         return WRONG_REQUEST
-    try:
-        drive(run, console)
     except DivergedError as error:
         errors.print(f"[bold red]the run failed:[/] {error}")
         return FAILED
@@ -51,20 +54,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def drive(run: ContinualRun, console: Console) -> None:
-    """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them."""
-    training = run.config.training
+    """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them.
+
+    Pictures lie beside the checkpoints, or, without these, under ``runs/pictures``.
+    """
+    for note in run.notes:
+        console.print(note, markup=False)
+    path = _checkpoint_folder(run.config)
     folder = None
-    if training.ckpt_dir:
-        identity = run_identity(run.config)
-        folder = CheckpointFolder(Path(training.ckpt_dir) / (training.exp_name or identity), identity)
+    if path is not None:
+        folder = CheckpointFolder(path, run_identity(run.config))
         run.restore(folder.latest())
         for note in folder.notes:
             console.print(note, markup=False)
+    pictures = path / "pictures" if path is not None else PICTURES / _run_name(run.config)
+    if run.media.draws:
+        console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
         for event in run.events():
+            if isinstance(event, Picture):
+                save_picture(pictures, event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
             view.show(event)
+
+
+def _checkpoint_folder(config: RunConfig) -> Path | None:
+    if not config.training.ckpt_dir:
+        return None
+    return Path(config.training.ckpt_dir).absolute() / _run_name(config)
+
+
+def _run_name(config: RunConfig) -> str:
+    return config.training.exp_name or run_identity(config)
 
 
 def _parser() -> argparse.ArgumentParser:

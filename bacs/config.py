@@ -3,72 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bacs.compat import CompatConfig
+from bacs.components import Component, parse_component
 from bacs.errors import Fault, RequestError
-from bacs.networks import HEAD_INITS
-from bacs.schema import knob, parse_all
+from bacs.schema import parse_all
+from bacs.training_config import TrainingConfig, parse_training
 
-ALLOWED_TARGETS = ("bacs.", "torch.optim.")
-"""Prefixes of the classes that ``_target_`` may name. Anything else could run arbitrary code from a YAML file."""
-
-GROUPS = ("dataset", "network", "optimizer", "scheduler", "loss", "training")
-MODES = ("overlap", "disjoint", "sequential", "joint")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Keys of ``training``."""
-
-    split: Any = knob("2-2")
-    """Classes per step: ``X-Y`` (first X, then Y at a time) or explicit lists such as ``[[0,1],[2,3,4]]``."""
-    mode: str = knob("overlap", choices=MODES)
-    """Labelling scenario; ``joint`` trains all classes in one step and groups its metrics by ``split``."""
-    shuffle_classes: bool = knob(False)
-    """Permute the class order with ``seed``."""
-    seed: int = knob(42, ge=0)
-    epochs: int = knob(4, ge=1)
-    """Epochs of step 0, and of later steps unless ``next_epochs`` is set. A checkpoint is due after each."""
-    next_epochs: int | None = knob(None, acts_from=1, ge=1)
-    iterations_per_epoch: int | None = knob(100, ge=1)
-    """Optimisation steps in an epoch; null: one pass over the images of the step."""
-    batch_size: int = knob(16, ge=1)
-    """Images of the current step per optimisation step."""
-    lr_next: float | None = knob(None, acts_from=1, gt=0)
-    """Base learning rate of steps >= 1; null: ``optimizer.lr``."""
-    new_head_init: str | None = knob(None, acts_from=1, choices=(None, *HEAD_INITS))
-    """How the heads of new classes start; null: the method's own choice. See bacs/networks/heads.py."""
-    gradient_clip_val: float | None = knob(2.0, gt=0)
-    gradient_clip_algorithm: str = knob("value", choices=("value", "norm"))
-    mixed_precision: bool = knob(True)
-    """bfloat16 autocast where the hardware computes in it; float32 elsewhere."""
-    val_every: int = knob(1, acts_from=None, ge=1)
-    """Epochs between two measurements of ``val/miou``; the end of a step is always measured."""
-    eval_batch_size: int = knob(50, acts_from=None, ge=1)
-    device: str = knob("auto", choices=("auto", "cpu", "cuda"))
-    threads: int | None = knob(None, ge=1)
-    """CPU threads of this process; null: all cores."""
-    name: str = knob("run", acts_from=None)
-    exp_name: str | None = knob(None, acts_from=None)
-    ckpt_dir: str | None = knob(None, acts_from=None)
-    """Where ``python -m bacs`` keeps its checkpoints and continues from; null: no checkpoints."""
-
-    def epochs_of(self, step: int) -> int:
-        return self.epochs if step == 0 or self.next_epochs is None else self.next_epochs
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A class named by ``_target_`` with its checked settings."""
-
-    target: str
-    factory: Callable[..., Any]
-    settings: Any
-    """The class's ``Config`` dataclass, or a plain dict of arguments for classes of ``torch.optim``."""
+COMPONENTS = ("dataset", "network", "optimizer", "scheduler", "loss")
+GROUPS = (*COMPONENTS, "training", "compat")
+OPTIONAL_GROUPS = ("ood",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,130 +28,149 @@ class RunConfig:
     scheduler: Component
     loss: Component
     training: TrainingConfig
+    compat: CompatConfig
+    ood: Component | None
+    """A dataset of classes that the run never meets, to see what the detector makes of them; ``None``: no such test."""
     resolved: dict[str, Any]
     """The plain nested dictionary that this object was made from, with every default filled in."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Raises: RequestError: with the faults of all sections together."""
-        faults = [_unknown_group(key) for key in values if key not in GROUPS]
-        parts: dict[str, Any] = {}
-        for group in GROUPS:
-            build = _training if group == "training" else _component
-            parts[group], found = build(group, values.get(group, {}))
+        faults = [_unknown_group(key) for key in values if key not in GROUPS + OPTIONAL_GROUPS]
+        asked = [group for group in OPTIONAL_GROUPS if values.get(group)]
+        parts: dict[str, Any] = dict.fromkeys(OPTIONAL_GROUPS)
+        for group in (*GROUPS, *asked):
+            parts[group], found = _parse(group, values.get(group) or {})
             faults += found
-        faults += check_together(parts["dataset"], parts["training"])
+        faults += check_together(parts)
         if faults:
             raise RequestError(list(dict.fromkeys(faults)))
-        return cls(**parts, resolved={group: _resolved(parts[group]) for group in GROUPS})
+        return cls(**parts, resolved={group: _resolved(parts[group]) for group in (*GROUPS, *asked)})
 
-    def iterations_per_epoch(self, n_images: int) -> int:
-        """Optimisation steps in one epoch over a step with ``n_images`` images; a partial last batch is dropped."""
-        batch_size = min(self.training.batch_size, n_images)
-        return self.training.iterations_per_epoch or max(1, n_images // batch_size)
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about values that were accepted."""
+        notes = []
+        if self.training.apex:
+            notes.append("training.apex: native mixed precision (training.mixed_precision) is used; apex is not needed")
+        if self.compat.train_mode_detection and hasattr(self.loss.settings, "detector_source"):
+            notes.append("compat.train_mode_detection: used in the place of loss.detector_source")
+        return notes
 
 
-def check_together(dataset: Component | None, training: TrainingConfig | None) -> list[Fault]:
-    """Rules that need the dataset or its class table; reads no image. A section with faults of its own is ``None``."""
+def classes_of(dataset: Component) -> tuple[str, ...]:
+    """The class names of a dataset that has not been opened."""
+    names: tuple[str, ...] = dataset.factory.classes(dataset.settings)
+    return names
+
+
+def domains_of(dataset: Component) -> tuple[str, ...]:
+    """Its domains; empty: steps bring classes."""
+    names: tuple[str, ...] = getattr(dataset.factory, "domains", ())
+    return names
+
+
+def check_together(parts: Mapping[str, Any]) -> list[Fault]:
+    """Rules that need several sections, or files; reads no image. A section with faults of its own is ``None``."""
+    faults: list[Fault] = []
+    for group in ("dataset", "network", "scheduler", "ood"):
+        part: Component | None = parts[group]
+        check = getattr(part.factory, "check", None) if part is not None else None
+        found = check(part.settings) if check is not None and part is not None else []
+        faults += [as_ood(fault) for fault in found] if group == "ood" else found
+    if parts["dataset"] is None:
+        return faults
+    return faults + _check_split(parts["dataset"], parts["training"]) + _check_method(parts) + _check_compat(parts)
+
+
+def as_ood(fault: Fault) -> Fault:
+    """A dataset's own fault, with its keys under the group ``ood``."""
+    return Fault(*(text.replace("dataset.", "ood.") for text in (fault.where, fault.problem, fault.remedy)))
+
+
+def _check_split(dataset: Component, training: TrainingConfig | None) -> list[Fault]:
     from bacs.data import parse_split
 
-    faults: list[Fault] = []
-    if dataset is not None:
-        check = getattr(dataset.factory, "check", None)
-        faults += check(dataset.settings) if check is not None else []
-    names = getattr(dataset.factory, "class_names", None) if dataset is not None else None
-    if names is not None and training is not None:
-        try:
-            parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
-        except RequestError as error:
-            faults += error.faults
-    return faults
-
-
-def _training(group: str, section: Any) -> tuple[TrainingConfig | None, list[Fault]]:
-    if not isinstance(section, Mapping):
-        return None, [_no_group(group, section)]
-    return parse_all(TrainingConfig, section, group)
-
-
-def _component(group: str, section: Any) -> tuple[Component | None, list[Fault]]:
-    if not isinstance(section, Mapping):
-        return None, [_no_group(group, section)]
-    rest = {key: value for key, value in section.items() if key != "_target_"}
+    if training is None:
+        return []
+    domains = domains_of(dataset)
     try:
-        factory = _locate(group, section.get("_target_"))
-        schema = getattr(factory, "Config", None)
-        if schema is None:
-            return Component(section["_target_"], factory, _arguments(group, factory, rest)), []
+        names = domains or classes_of(dataset)
+        parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
     except RequestError as error:
-        return None, error.faults
-    settings, faults = parse_all(schema, rest, group)
-    return (None if settings is None else Component(section["_target_"], factory, settings)), faults
-
-
-def _no_group(group: str, section: Any) -> Fault:
-    return Fault(group, f"is {section!r}, not a group of keys", f"choose {group}=NAME")
-
-
-def _locate(group: str, target: Any) -> Callable[..., Any]:
-    if not isinstance(target, str):
-        raise RequestError.of(f"{group}._target_", f"is {target!r}, not a class path", f"choose {group}=... by name")
-    if not target.startswith(ALLOWED_TARGETS):
-        allowed = " or ".join(ALLOWED_TARGETS)
-        raise RequestError.of(
-            f"{group}._target_", f"is {target!r}, but must start with {allowed}", "put your class inside the package"
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RequestError.of(f"{group}._target_", f"is {target!r}: {error}", "correct the class path") from None
-    if not inspect.isclass(found):
-        raise RequestError.of(f"{group}._target_", f"is {target!r}, which is no class", "name a class")
-    return found
-
-
-def _arguments(group: str, factory: Callable[..., Any], section: dict[str, Any]) -> dict[str, Any]:
-    """Checks the arguments of a ``torch.optim`` class, which has no schema, against its signature."""
-    parameters = [name for name in inspect.signature(factory).parameters if name not in ("self", "params")]
-    settings: dict[str, Any] = {}
-    faults = []
-    for key, value in section.items():
-        if key not in parameters:
-            known = ", ".join(parameters)
-            faults.append(Fault(f"{group}.{key}", f"is not an argument of {factory.__name__}", f"known: {known}"))
-        settings[key] = float(value) if isinstance(value, str) and _is_number(value) else value
-    lr = settings.get("lr")
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < float("inf"):
-        faults.append(Fault(f"{group}.lr", f"is {lr!r}, but must be a number > 0", f"set {group}.lr, e.g. 1e-3"))
-    if not faults:
-        faults.extend(_try_optimizer(group, factory, settings))
-    if faults:
-        raise RequestError(faults)
-    return settings
-
-
-def _try_optimizer(group: str, factory: Callable[..., Any], settings: dict[str, Any]) -> list[Fault]:
-    """PyTorch checks the values itself; ask it now rather than after the first step was set up."""
-    import torch
-
-    try:
-        factory([torch.nn.Parameter(torch.zeros(1))], **settings)
-    except (TypeError, ValueError) as error:
-        return [Fault(group, f"{factory.__name__} refuses {settings}: {error}", "correct the value it names")]
+        return error.faults
+    if domains and training.steps_per_class is not None:
+        remedy = "set training.epochs and training.next_epochs"
+        return [Fault("training.steps_per_class", "counts new classes, but steps bring domains here", remedy)]
     return []
 
 
-def _is_number(text: str) -> bool:
+def _check_method(parts: Mapping[str, Any]) -> list[Fault]:
+    loss: Component | None = parts["loss"]
+    training: TrainingConfig | None = parts["training"]
+    if loss is None or training is None:
+        return []
+    faults: list[Fault] = []
+    if domains_of(parts["dataset"]) and loss.factory.needs_background:
+        problem = f"is {loss.target}, whose terms need a background class, but {parts['dataset'].target} has none"
+        faults.append(Fault("loss", problem, "choose loss=crossentropy, or a class-incremental dataset"))
+    detects = loss.factory.has_detector(loss.settings, training.bg_detector)
+    if training.bg_detector is False and detects:
+        remedy = "leave training.bg_detector out, or choose a loss without it"
+        faults.append(Fault("training.bg_detector", f"is false, but {loss.target} cannot do without", remedy))
+    if training.log_prototypes and not detects:
+        remedy = "set training.bg_detector=true, or leave training.log_prototypes out"
+        faults.append(Fault("training.log_prototypes", f"draws prototypes, but {loss.target} has none", remedy))
+    if parts["ood"] is not None and not detects:
+        remedy = "set training.bg_detector=true, or leave the group ood out"
+        faults.append(Fault("ood", f"asks what the detector makes of it, but {loss.target} has none", remedy))
+    if parts["ood"] is not None and parts["ood"].factory.channels != parts["dataset"].factory.channels:
+        faults.append(Fault("ood", "has images of another number of channels than dataset", "choose another dataset"))
+    return faults
+
+
+def _check_compat(parts: Mapping[str, Any]) -> list[Fault]:
+    """Switches that need what the rest of the configuration does not have."""
+    compat: CompatConfig = parts["compat"] or CompatConfig()
+    network: Component | None = parts["network"]
+    training: TrainingConfig | None = parts["training"]
+    faults: list[Fault] = []
+    class_norm = None if network is None else getattr(network.settings, "class_norm", None)
+    if compat.token_bias_from_weights and class_norm not in (None, "layernorm"):
+        problem = f"is true, but network.class_norm={class_norm} has no weights to copy"
+        faults.append(Fault("compat.token_bias_from_weights", problem, "set network.class_norm=layernorm"))
+    if training is not None and compat.rounded_step_map and len(set(_later_heads(parts["dataset"], training))) > 1:
+        problem = f"is true, but training.split={training.split} brings unequal numbers of classes in later steps"
+        faults.append(Fault("compat.rounded_step_map", problem, "choose a split X-Y"))
+    return faults
+
+
+def _later_heads(dataset: Component, training: TrainingConfig) -> tuple[int, ...]:
+    """Classes that each step after the first brings; empty where the split is faulty or brings domains."""
+    from bacs.data import parse_split
+
+    if domains_of(dataset):
+        return ()
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        split = parse_split(training.split, classes_of(dataset), shuffle=training.shuffle_classes, seed=training.seed)
+    except RequestError:  # told by _check_split
+        return ()
+    return () if training.mode == "joint" else split.heads[1:]
+
+
+def _parse(group: str, section: Any) -> tuple[Any, list[Fault]]:
+    if not isinstance(section, Mapping):
+        return None, [Fault(group, f"is {section!r}, not a group of keys", f"choose {group}=NAME")]
+    if group == "training":
+        return parse_training(section)
+    if group == "compat":
+        return parse_all(CompatConfig, section, group)
+    return parse_component(group, section)
 
 
 def _unknown_group(key: str) -> Fault:
-    return Fault(key, "is not a configuration group", f"known groups: {', '.join(GROUPS)}")
+    return Fault(key, "is not a configuration group", f"known groups: {', '.join(GROUPS + OPTIONAL_GROUPS)}")
 
 
 def _resolved(part: Any) -> dict[str, Any]:

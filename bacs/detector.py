@@ -10,15 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bacs.compat import CompatConfig
 from bacs.prototypes import Prototypes
 
 
 class Detector(nn.Module):
     """A projector shared by all steps, and per step one prototype and one linear head on the distance to it."""
 
-    def __init__(self, in_channels: int, channels: int | None = None, dropout: float = 0.1, decay: float = 1.0) -> None:
-        """Args: channels: P, default C / 4; decay: see :class:`bacs.prototypes.Prototypes`."""
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int | None = None,
+        dropout: float = 0.1,
+        decay: float = 1.0,
+        *,
+        compat: CompatConfig | None = None,
+    ) -> None:
+        """Without heads.
+
+        Args:
+            in_channels: C.
+            channels: P, default C / 4.
+            dropout: share of the projected features that training leaves out.
+            decay: see :class:`bacs.prototypes.Prototypes`.
+            compat: which of the original's defects to have; none if left out.
+        """
         super().__init__()
+        compat = compat or CompatConfig()
         self.channels = channels or max(1, in_channels // 4)
         self.projector = nn.Sequential(
             nn.Conv2d(in_channels, self.channels, 3, padding=1, bias=False),
@@ -27,8 +45,10 @@ class Detector(nn.Module):
             nn.Dropout(dropout),
         )
         self.heads = nn.ModuleList()
-        self.prototypes = Prototypes(self.channels, decay)
-        self._frozen = False
+        self.prototypes = Prototypes(self.channels, decay, scrambled=compat.scrambled_prototypes)
+        self._align_corners = compat.aligned_detector_maps
+        self._freezes_statistics = not compat.train_mode_detection
+        self._in_eval_for_good = False
 
     def append_head(self) -> None:
         """Adds the head and the empty prototype of a new step; earlier heads stop learning."""
@@ -38,14 +58,17 @@ class Detector(nn.Module):
         self.prototypes.append()
 
     def freeze_projector(self) -> None:
-        """From step 1 on the projector neither learns nor moves its running statistics."""
-        self._frozen = True
+        """From step 1 on the projector neither learns nor moves its running statistics.
+
+        With ``compat.train_mode_detection`` it does not learn, but goes on to move them.
+        """
         self.projector.requires_grad_(False)
-        self.projector.eval()
+        self._in_eval_for_good = self._freezes_statistics
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Detector:
         super().train(mode)
-        if self._frozen:
+        if self._in_eval_for_good:
             self.projector.eval()
         return self
 
@@ -60,8 +83,8 @@ class Detector(nn.Module):
         """
         prototype = self.prototypes.values[head].detach()
         distance = (torch.sigmoid(projected.float()) - torch.sigmoid(prototype)[None, :, None, None]).abs()
-        logits = self.heads[head](distance)
-        return functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+        logits = self.heads[head](distance).float()
+        return functional.interpolate(logits, size=size, mode="bilinear", align_corners=self._align_corners)[:, 0]
 
     @torch.no_grad()
     def seen(self, projected: Tensor, n_heads: int, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Point(NamedTuple):
     """One value of one metric."""
@@ -49,7 +52,18 @@ class RunEnded:
     """The ``final/*`` metrics."""
 
 
-Event = EpochEnded | StepEnded | RunEnded
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Something to look at, from a step that is about to end. No checkpoint may be taken now."""
+
+    name: str
+    """Unique within the step; fit for a file name."""
+    step: int
+    image: NDArray[np.uint8]
+    """(H, W, 3)."""
+
+
+Event = EpochEnded | Picture | StepEnded | RunEnded
 
 
 def by_name(points: list[Point]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import json
 from typing import Any
 
 from bacs import __version__
-from bacs.config import Component, RunConfig
+from bacs.components import Component
+from bacs.config import RunConfig, classes_of, domains_of
 from bacs.data import parse_split
 from bacs.precision import Numerics
 from bacs.schema import acts_from
@@ -34,10 +35,10 @@ def stage_key(config: RunConfig, step: int, manifest: str, numerics: Numerics) -
 def stage_preimage(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> dict[str, Any]:
     """Everything that the outcome of stage ``step`` depends on, readable."""
     training = config.training
-    names = getattr(config.dataset.factory, "class_names")  # noqa: B009  a class attribute, by the data contract
+    names = domains_of(config.dataset) or classes_of(config.dataset)
     split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
     steps = split.joint().steps if training.mode == "joint" else split.steps
-    fields = {group: _acting(config, group, step) for group in config.resolved if group != "dataset"}
+    fields = {group: _acting(config, group, step) for group in config.resolved if group not in ("dataset", "ood")}
     for name in VARIES_WITH_STEP:
         fields["training"].pop(name, None)
     return {

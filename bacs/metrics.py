@@ -41,12 +41,12 @@ class ConfusionMatrix:
         counts = torch.bincount(pair[0] * self.n_classes + pair[1], minlength=self.n_classes**2)
         self.matrix = self.matrix.to(pred.device) + counts.reshape(self.n_classes, self.n_classes)
 
-    def iou(self) -> Tensor:
-        """``TP / (TP + FP + FN)`` per class, (K,) float64 on the CPU; NaN without a ground-truth pixel."""
+    def iou(self, absent: float = math.nan) -> Tensor:
+        """``TP / (TP + FP + FN)`` per class, (K,) float64 on the CPU; ``absent`` without a ground-truth pixel."""
         matrix = self.matrix.cpu().double()
         truth, hits = matrix.sum(dim=1), matrix.diagonal()
         iou = hits / (truth + matrix.sum(dim=0) - hits)
-        return iou.masked_fill(truth == 0, math.nan)
+        return iou.masked_fill(truth == 0, absent)
 
 
 def group_miou(iou: Tensor, classes: Iterable[int]) -> float:
@@ -94,6 +94,29 @@ def step_metrics(
     metrics = {key: group_miou(iou_history[step], classes) for key, classes in groups.items() if classes}
     if step:
         metrics["forgetting"] = forgetting(iou_history[: step + 1])
+    return metrics
+
+
+def domain_metrics(by_domain: Sequence[Sequence[Tensor]], total: Tensor, step: int) -> dict[str, float]:
+    """As `step_metrics`, for streams whose steps bring domains and where every class is there from the start.
+
+    ``miou/all`` is that of all images of the domains so far. The other groups are means over domains' own mIoU:
+    ``base`` those of step 0, ``novel`` of later steps, ``old`` of steps before this one, ``new`` of this step.
+    ``forgetting``: mean over earlier steps' domains of the best mIoU they ever had less the one they have now.
+
+    Args:
+        by_domain: after each step s its IoU vectors (K,) on the domains of steps 0..s.
+        total: (K,) IoU on all of them after ``step``.
+        step: t, counted from 0.
+    """
+    miou = [[float(iou.double().nanmean()) for iou in row] for row in by_domain[: step + 1]]
+    now = miou[step]
+    groups = {"base": now[:1], "novel": now[1:], "old": now[:step], "new": now[step:]}
+    metrics = {"miou/all": float(total.double().nanmean())}
+    metrics |= {f"miou/{name}": sum(values) / len(values) for name, values in groups.items() if values}
+    if step:
+        drops = [max(row[s] for row in miou[s:step]) - now[s] for s in range(step)]
+        metrics["forgetting"] = sum(drops) / len(drops)
     return metrics
 
 

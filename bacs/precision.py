@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bacs.distributed import world_size
 from bacs.errors import RequestError
 
 
@@ -28,24 +29,34 @@ class Numerics:
 
     def describe(self) -> dict[str, str | int]:
         precision = "bfloat16" if self.mixed else "float32"
-        return {"device": self.device.type, "precision": precision, "threads": self.threads}
+        world = world_size()
+        return {"device": self.device.type, "precision": precision, "threads": self.threads, "world": world}
 
 
-def set_up_numerics(device: str, mixed_precision: bool, threads: int | None) -> Numerics:
+def set_up_numerics(
+    device: str, mixed_precision: bool, threads: int | None, *, allow_tf32: bool = True, local_rank: int = 0
+) -> Numerics:
     """Chooses the device and precision, and gives this process its threads.
 
     Args:
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         mixed_precision: bfloat16 autocast where the hardware computes in it; elsewhere float32 is used, because
             emulated bfloat16 is slower and less exact.
-        threads: threads of this process on the CPU; ``None`` takes every core it may run on.
+        threads: threads of this process on the CPU; ``None`` takes its share of the cores it may run on.
+        allow_tf32: whether a GPU may round the factors of float32 products to TF32.
+        local_rank: which of the visible GPUs is this process's.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError.of("training.device", "is cuda, but no GPU is visible", "set training.device=auto or cpu")
-    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    threads = threads or len(os.sched_getaffinity(0))
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+        torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // world_size())
     torch.set_num_threads(threads)
-    return Numerics(torch.device(kind), mixed_precision and has_fast_bfloat16(kind), threads)
+    return Numerics(chosen, mixed_precision and has_fast_bfloat16(chosen.type), threads)
 
 
 def has_fast_bfloat16(kind: str) -> bool:

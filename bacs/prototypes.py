@@ -18,10 +18,17 @@ class Prototypes(nn.Module):
     counts: Tensor
     """(R,) float64: locations behind each row (decayed, if ``decay`` < 1); 0 while the row is empty."""
 
-    def __init__(self, channels: int, decay: float = 1.0) -> None:
-        """Args: decay: weight of the past at every update; 1 is the plain running mean over all updates."""
+    def __init__(self, channels: int, decay: float = 1.0, *, scrambled: bool = False) -> None:
+        """No row yet.
+
+        Args:
+            channels: C.
+            decay: weight of the past at every update of the newest row; 1 is the plain running mean over all updates.
+            scrambled: updates sum as :func:`scrambled_sum` does.
+        """
         super().__init__()
         self.decay = decay
+        self._sum = scrambled_sum if scrambled else foreground_sum
         self.register_buffer("values", torch.zeros(0, channels))
         self.register_buffer("counts", torch.zeros(0, dtype=torch.float64))
 
@@ -35,7 +42,7 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, step_of_class: np.ndarray, row: int) -> None:
-        """Folds a batch into the running mean of ``row``: p <- (N p + sum r) / (N + n), N <- N + n.
+        """Folds the batch of all ranks into the running mean of ``row``: p <- (N p + sum r) / (N + n), N <- N + n.
 
         Args:
             features: (B, C, h, w) projected features.
@@ -43,8 +50,10 @@ class Prototypes(nn.Module):
             step_of_class: (K,) step of each internal label, -1 for background.
             row: the step whose prototype is updated.
         """
-        total, count = foreground_sum(features, labels, step_of_class, row)
-        past = self.counts[row] * self.decay
+        total, count = self._sum(features, labels, step_of_class, row)
+        packed = sum_over_ranks(torch.cat([total, count[None]]))
+        total, count = packed[:-1], packed[-1]
+        past = self.counts[row] * (self.decay if row == len(self.counts) - 1 else 1.0)
         if count > 0:
             mean = (past * self.values[row].double() + total) / (past + count)
             self.values[row] = mean.to(self.values.dtype)
@@ -60,13 +69,44 @@ class Prototypes(nn.Module):
 
 @torch.no_grad()
 def foreground_sum(features: Tensor, labels: Tensor, step_of_class: np.ndarray, row: int) -> tuple[Tensor, Tensor]:
-    """Sum (C,) float64 and number of the features whose label belongs to step ``row``, over all ranks."""
+    """Sum (C,) float64 and number of the features whose label belongs to step ``row``, of this rank's images."""
+    chosen = _locations(features, labels, step_of_class, row)
+    # The channel axis goes last before masking: masking (B, C, h, w) directly would mix channels of different images.
+    rows = features.permute(0, 2, 3, 1)[chosen].double()
+    return rows.sum(dim=0), rows.new_tensor(float(len(rows)))
+
+
+@torch.no_grad()
+def scrambled_sum(features: Tensor, labels: Tensor, step_of_class: np.ndarray, row: int) -> tuple[Tensor, Tensor]:
+    """The original's sum: masks (B, C, h, w) directly and cuts what is left, image after image, into C equal parts.
+
+    Equals :func:`foreground_sum` for one image; for more it mixes channels (``compat.scrambled_prototypes``).
+    """
+    chosen = _locations(features, labels, step_of_class, row)
+    parts = features[chosen[:, None].expand_as(features)].view(features.shape[1], -1).double()
+    return parts.sum(dim=1), parts.new_tensor(float(parts.shape[1]))
+
+
+def rounded_steps(step_of_class: np.ndarray) -> np.ndarray:
+    """The original's step of each label: rint((label - X) / Y), at least 0 (``compat.rounded_step_map``).
+
+    Args:
+        step_of_class: (K,) the right map. X is the number of classes of its step 0, Y that of its step 1.
+
+    Returns:
+        (K,), -1 for background.
+    """
+    first, increment = ((step_of_class[1:] == step).sum() for step in (0, 1))
+    if increment == 0:
+        return step_of_class
+    steps = np.rint((np.arange(len(step_of_class)) - first) / increment).clip(min=0).astype(np.int64)
+    steps[0] = -1
+    return steps
+
+
+def _locations(features: Tensor, labels: Tensor, step_of_class: np.ndarray, row: int) -> Tensor:
+    """(B, h, w) bool: where the label, brought to the features' size, belongs to step ``row``."""
     small = functional.interpolate(labels[:, None].float(), size=features.shape[-2:], mode="nearest")
     table = torch.full((256,), -1, dtype=torch.int64, device=labels.device)
     table[: len(step_of_class)] = torch.as_tensor(step_of_class, device=labels.device)
-    chosen = table[small[:, 0].long()] == row
-    # The channel axis goes last before masking: masking (B, C, h, w) directly would mix channels of different images.
-    rows = features.permute(0, 2, 3, 1)[chosen].double()
-    packed = torch.cat([rows.sum(dim=0), rows.new_tensor([float(len(rows))])])
-    packed = sum_over_ranks(packed)
-    return packed[:-1], packed[-1]
+    return table[small[:, 0].long()] == row

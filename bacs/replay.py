@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bacs.compat import CompatConfig
 from bacs.randomness import generator
-from bacs.replay_policies import POLICIES, Entries
+from bacs.replay_policies import POLICIES, Entries, loss_balanced_blindly, shared_by_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,14 @@ class ReplayBatch:
     """(B, K, h, w) float32; channels that did not exist when the image was stored are 0."""
     n_logits: Tensor
     """(B,) int64: how many channels existed."""
+    label_images: Tensor | None = None
+    """(B, ...) uint8: the images that the labels belong to, with ``compat.shuffled_label_replay``."""
+
+    def share(self, rank: int, world: int) -> ReplayBatch:
+        """The part of one rank."""
+        mine = slice(rank, None, world)
+        others = None if self.label_images is None else self.label_images[mine]
+        return ReplayBatch(self.images[mine], self.labels[mine], self.logits[mine], self.n_logits[mine], others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Collected:
     images: Tensor
     labels: Tensor
     logits: Tensor
+    label_images: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class Offer:
     """(N, K) bool: internal labels in the step's label maps."""
     n_logits: int
     collect: Callable[[np.ndarray], Collected]
-    """Runs the model in eval mode on the given positions of the offer."""
+    """Reads the given positions of the offer and runs the model on them."""
     importance: Callable[[], np.ndarray]
     """(N,) minus the mean cross-entropy of each image; asked for only by policies that use it."""
 
@@ -56,12 +66,25 @@ class Offer:
 class ReplayMemory:
     """At most ``capacity`` images over all steps."""
 
-    def __init__(self, capacity: int, policy: str, seed: int) -> None:
+    def __init__(
+        self, capacity: int, policy: str, seed: int, *, batch_size: int = 1, compat: CompatConfig | None = None
+    ) -> None:
+        """An empty memory.
+
+        Args:
+            capacity: M, images.
+            policy: one of :data:`bacs.replay_policies.POLICIES`.
+            seed: of the choice.
+            batch_size: images of a train batch; only the original's defects ask for it.
+            compat: which of these to have; none if left out.
+        """
         if policy not in POLICIES:
             raise ValueError(f"policy ({policy}) must be one of {', '.join(POLICIES)}")
         self.capacity = capacity
         self.policy = policy
         self.seed = seed
+        self.batch_size = batch_size
+        self.compat = compat or CompatConfig()
         self._offered = 0
         self._items: dict[str, Tensor] = {}
 
@@ -78,7 +101,8 @@ class ReplayMemory:
             return
         offered = self._entries_of(offer)
         rng = generator(self.seed, "replay-policy", offer.step)
-        kept = POLICIES[self.policy](self._entries(), offered, self.capacity, self._offered, rng)
+        policy = loss_balanced_blindly if self._loss_is_ignored() else POLICIES[self.policy]
+        kept = policy(self._entries(), offered, self.capacity, self._offered, rng)
         self._offered += len(offered)
         stay, enter = kept[kept < len(self)], kept[kept >= len(self)] - len(self)
         self._store(offer, offered, stay, enter)
@@ -88,7 +112,8 @@ class ReplayMemory:
         chosen = torch.as_tensor(rng.choice(len(self), size=batch_size, replace=batch_size > len(self)))
         items = {name: tensor[chosen] for name, tensor in self._items.items()}
         labels = items["labels"].long()
-        return ReplayBatch(items["images"], labels, items["logits"].float(), items["n_logits"].long())
+        logits, n_logits = items["logits"].float(), items["n_logits"].long()
+        return ReplayBatch(items["images"], labels, logits, n_logits, items.get("label_images"))
 
     def grow_logits(self, n_classes: int) -> None:
         """Gives stored logits ``n_classes`` channels; the new ones are 0 and marked as not valid by ``n_logits``."""
@@ -122,17 +147,23 @@ class ReplayMemory:
         draws = [generator(self.seed, "replay", offer.step, int(i)).random() for i in offer.indices]
         scored = self.policy == "loss_balanced"
         importance = offer.importance() if scored else np.zeros(len(draws), dtype=np.float32)
-        return Entries(offer.presence, np.array(draws, dtype=np.float64), importance)
+        shared = self.compat.batch_level_balance
+        presence = shared_by_batch(offer.presence, self.batch_size) if shared else offer.presence
+        return Entries(presence, np.array(draws, dtype=np.float64), importance)
+
+    def _loss_is_ignored(self) -> bool:
+        return self.compat.loss_blind_eviction and self.policy == "loss_balanced"
 
     def _store(self, offer: Offer, offered: Entries, stay: np.ndarray, enter: np.ndarray) -> None:
         survivors = {name: tensor[torch.as_tensor(stay)] for name, tensor in self._items.items()}
         if len(enter) == 0:
             self._items = survivors
             return
-        fresh = offer.collect(enter)
+        written = first_of_batches(enter, self.batch_size) if self.compat.shifted_slots else enter
+        fresh = offer.collect(written)
         count = len(enter)
         new = {
-            "index": torch.as_tensor(offer.indices[enter]).long(),
+            "index": torch.as_tensor(offer.indices[written]).long(),
             "step": torch.full((count,), offer.step, dtype=torch.int16),
             "n_logits": torch.full((count,), offer.n_logits, dtype=torch.int16),
             "presence": torch.as_tensor(offered.presence[enter]),
@@ -142,7 +173,41 @@ class ReplayMemory:
             "labels": fresh.labels.to(torch.uint8),
             "logits": fresh.logits.to(torch.float16),
         }
+        if fresh.label_images is not None:
+            new["label_images"] = fresh.label_images
         self._items = {name: _concatenate(survivors.get(name), tensor) for name, tensor in new.items()}
+        if self.compat.shifted_slots:
+            self._blank_first()
+
+    def _blank_first(self) -> None:
+        """Zeros where nothing was written; labels that belong to other images are read from those."""
+        blank = ["images", "logits", *(["labels"] if "label_images" not in self._items else [])]
+        for name in blank:
+            self._items[name][0] = 0
+
+
+def first_of_batches(accepted: np.ndarray, batch_size: int) -> np.ndarray:
+    """As many positions, but in every train batch its first ones (``compat.shifted_slots``).
+
+    Args:
+        accepted: (N,) positions in an offer, in rising order.
+        batch_size: consecutive positions that form a batch.
+    """
+    batches, counts = np.unique(accepted // batch_size, return_counts=True)
+    starts = [batch * batch_size + np.arange(count) for batch, count in zip(batches, counts, strict=True)]
+    return np.concatenate(starts)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretches every channel of every image (B, C, H, W) to [0, 1]; one without contrast is cut to it."""
+    low, high = images.amin(dim=(-2, -1), keepdim=True), images.amax(dim=(-2, -1), keepdim=True)
+    flat = low == high
+    return ((images - low.masked_fill(flat, 0)) / (high - low).masked_fill(flat, 1)).clamp(0, 1)
+
+
+def stretched(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) bool: the images of a batch that ``compat.replay_autocontrast`` stretches."""
+    return (rng.random(count) < 0.5) | (rng.random() < 0.5)
 
 
 def _concatenate(old: Tensor | None, new: Tensor) -> Tensor:

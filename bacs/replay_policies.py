@@ -75,9 +75,40 @@ def loss_balanced(kept: Entries, offered: Entries, capacity: int, before: int, r
 
     An image is accepted with the reservoir's probability; the one that leaves is drawn with a probability that grows
     with 0.3 x importance (easy images leave) + 0.7 x balance (images whose rarest class is frequent leave), each term
-    divided by its mean magnitude. (The original divides importance by the product of both means, which leaves the
-    loss without effect.)
+    divided by its mean magnitude. Nothing is re-balanced when a new step starts, so early steps keep most slots.
     """
+    return _balanced(kept, offered, capacity, before, rng, _by_own_magnitudes)
+
+
+def loss_balanced_blindly(
+    kept: Entries, offered: Entries, capacity: int, before: int, rng: np.random.Generator
+) -> np.ndarray:
+    """As :func:`loss_balanced`, but with the original's score (``compat.loss_blind_eviction``).
+
+    Importance is divided by the product of both mean magnitudes and balance by nothing, so balance alone decides.
+    """
+    return _balanced(kept, offered, capacity, before, rng, _by_product)
+
+
+def shared_by_batch(presence: np.ndarray, batch_size: int) -> np.ndarray:
+    """(N, K) presence where every image shows what any of its train batch shows (``compat.batch_level_balance``).
+
+    Args:
+        presence: (N, K).
+        batch_size: consecutive rows that form a batch; the last may be smaller.
+    """
+    starts = np.arange(0, len(presence), batch_size)
+    shared = np.logical_or.reduceat(presence, starts, axis=0)
+    return np.repeat(shared, batch_size, axis=0)[: len(presence)]
+
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(importance, balance) -> how much each image should leave."""
+
+
+def _balanced(
+    kept: Entries, offered: Entries, capacity: int, before: int, rng: np.random.Generator, score: Score
+) -> np.ndarray:
     pool = kept + offered
     slots = list(range(len(kept)))
     for position in range(len(kept), len(pool)):
@@ -85,21 +116,30 @@ def loss_balanced(kept: Entries, offered: Entries, capacity: int, before: int, r
         if len(slots) < capacity:
             slots.append(position)
         elif capacity and rng.integers(before) < capacity:
-            chances = _eviction_chances(pool, np.array(slots))
+            chances = _eviction_chances(pool, np.array(slots), score)
             slots[int(rng.choice(len(slots), p=chances))] = position
     return np.sort(np.array(slots, dtype=np.int64))
 
 
-def _eviction_chances(pool: Entries, slots: np.ndarray) -> np.ndarray:
+def _eviction_chances(pool: Entries, slots: np.ndarray, scoring: Score) -> np.ndarray:
     presence = pool.presence[slots, 1:]
     counts = np.where(presence, presence.sum(axis=0), np.iinfo(np.int64).max)
     balance = counts.min(axis=1, initial=len(slots)).astype(np.float64)
     importance = pool.importance[slots].astype(np.float64)
-    score = 0.3 * _by_magnitude(importance) + 0.7 * _by_magnitude(balance)
+    score = scoring(importance, balance)
     score = score - score.min()
     if score.max() <= 0:
         return np.full(len(slots), 1 / len(slots))
     return score / score.sum()
+
+
+def _by_own_magnitudes(importance: np.ndarray, balance: np.ndarray) -> np.ndarray:
+    return 0.3 * _by_magnitude(importance) + 0.7 * _by_magnitude(balance)
+
+
+def _by_product(importance: np.ndarray, balance: np.ndarray) -> np.ndarray:
+    scale = np.abs(importance).mean() * np.abs(balance).mean()
+    return 0.3 * (importance / scale if scale > 0 else importance) + 0.7 * balance
 
 
 def _by_magnitude(values: np.ndarray) -> np.ndarray:

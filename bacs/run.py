@@ -2,30 +2,38 @@
 
 It never logs, prints or saves by itself; whoever drives it does. At every :class:`EpochEnded` and :class:`StepEnded`
 the driver may take a :meth:`ContinualRun.snapshot`; a run that restores it goes on bit by bit as if never interrupted.
+Where several ranks train together, every one of them runs the same events with its share of the images.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bacs.checkpoints import Snapshot
+from bacs.compat import absent_iou, token_defects
 from bacs.config import RunConfig
 from bacs.data import SegmentationData, StepView
+from bacs.distributed import gathered, rank, world_size
+from bacs.evaluation import Evaluator, Scores
 from bacs.events import EpochEnded, Event, Point, RunEnded, StepEnded
-from bacs.losses import functional
-from bacs.losses.base import Batch, Method, StepContext
-from bacs.metrics import ConfusionMatrix, final_metrics, step_metrics
+from bacs.losses.base import Batch, Method, MethodOptions, StepContext
+from bacs.media import Media
+from bacs.metrics import domain_metrics, final_metrics, step_metrics
 from bacs.model import Model
+from bacs.networks import TOKEN_INITS, synced
+from bacs.ood import OodTest
+from bacs.optimisation import StepOptimizer
 from bacs.precision import set_up_numerics
-from bacs.randomness import generator, seed_everything
-from bacs.replay import Collected, Offer, ReplayBatch, ReplayMemory
+from bacs.randomness import seed_everything
+from bacs.remembering import Remembering, recall
+from bacs.replay import ReplayMemory
 from bacs.stream import Stream
 
 
@@ -40,21 +48,35 @@ class ContinualRun:
         """Args: data: the dataset, if it is already open; else it is opened (and, if need be, made) here."""
         training = config.training
         self.config = config
-        self.numerics = set_up_numerics(training.device, training.mixed_precision, training.threads)
+        self.numerics = set_up_numerics(
+            training.device,
+            training.mixed_precision,
+            training.threads,
+            allow_tf32=training.allow_tf32,
+            local_rank=rank(),
+        )
         self.data = data if data is not None else config.dataset.factory(config.dataset.settings)
         self.stream = Stream(config, self.data, self.numerics)
         self.split = self.stream.split
-        self.method: Method = config.loss.factory(config.loss.settings)
-        self.schedule = config.scheduler.factory(config.scheduler.settings)
+        self.evaluator = Evaluator(self.stream, training.eval_batch_size, absent_iou(config.compat))
+        self.media = Media(self.stream, self.evaluator)
+        self.ood = OodTest(config.ood, self.stream) if config.ood is not None else None
+        self.method: Method = config.loss.factory(
+            config.loss.settings, MethodOptions(training.bg_detector, config.compat)
+        )
         self.model = self._new_model()
         self.teacher: Model | None = None
-        self.memory = _new_memory(self.method, training.seed)
+        capacity, policy = self.method.memory
+        self.memory = ReplayMemory(
+            capacity, policy, training.seed, batch_size=training.batch_size, compat=config.compat
+        )
         self.points: list[Point] = []
         """Every metric so far, in order; survives in snapshots."""
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._lengths = self.stream.lengths()
+        self._optimizer: StepOptimizer | None = None
         self._place = (0, 0)  # step and finished epochs in it
-        self._iou_history: list[list[float]] = []
-        self._validation_iou: list[list[float]] = []
+        self._tested: list[Scores] = []
+        self._validated: list[Scores] = []
         self._seconds = 0.0  # of the step under way
 
     # ------------------------------------------------------------------ the course of a run
@@ -63,21 +85,26 @@ class ContinualRun:
         """Trains whatever is not done yet."""
         for step in range(self._place[0], self.split.n_steps):
             yield from self._step(step)
-        yield RunEnded(final_metrics(self._history("miou")) | {"final/val_miou": self._validation_all()})
+        final = final_metrics([self._metrics(self._tested, step) for step in range(self.split.n_steps)])
+        validated = self._metrics(self._validated, self.split.n_steps - 1)["miou/all"]
+        final |= {"final/val_miou": validated}
+        yield RunEnded({name: value for name, value in final.items() if not math.isnan(value)})
 
     def _step(self, step: int) -> Iterator[Event]:
         if self._place[1] == 0:
             self._begin_step(step)
-        epochs = self.config.training.epochs_of(step)
+        epochs = len(self._lengths[step])
         view = self.stream.training_view(step)
         for epoch in range(self._place[1], epochs):
             started = time.perf_counter()
-            points = self._epoch(step, epoch, epochs, view)
+            points = self._epoch(step, epoch, view)
             self._place = (step, epoch + 1)
             self._seconds += time.perf_counter() - started
             self.points += points
             yield EpochEnded(step, epoch + 1, epochs, self._epochs_before(step) + epoch + 1, self.epochs_total, points)
-        yield self._end_step(step, epochs, view)
+        ended = self._end_step(step, view)
+        yield from self.media.pictures(step, self.model, self._lengths[step])
+        yield ended
 
     def _begin_step(self, step: int) -> None:
         """Teacher, new heads, memory with room for the new logits, a new optimizer."""
@@ -86,62 +113,73 @@ class ContinualRun:
         if step > 0:
             self.teacher = self.model.snapshot() if self.method.uses_teacher else None
             self.memory.grow_logits(self.split.classes_seen(step))
-        self.model.grow(self.split.heads[step], training.new_head_init or self.method.head_init)
+        self.model.grow(self.split.heads[step], self._growth_init())
+        if world_size() > 1:
+            self.model = synced(self.model)
         self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = self._new_optimizer()
+        self._optimizer = StepOptimizer(self.config, self.method, self.model, step, self._lengths[step])
+        self.media.begin_step(step, self.model)
         self._seconds = 0.0
 
-    def _epoch(self, step: int, epoch: int, epochs: int, view: StepView) -> list[Point]:
+    def _growth_init(self) -> str:
+        if self.model.network.growth_inits == TOKEN_INITS:
+            return self.config.training.new_token_init
+        return self.config.training.new_head_init or self.method.head_init
+
+    def _epoch(self, step: int, epoch: int, view: StepView) -> list[Point]:
         training = self.config.training
-        seed_everything(training.seed, "epoch", step, epoch)
+        seed_everything(training.seed, "epoch", step, epoch, *([rank()] if rank() else []))
         self.model.train()
-        context = self._context(step, epoch, epochs)
-        batch_size = min(training.batch_size, len(view))
-        n_batches = self.config.iterations_per_epoch(len(view))
+        context = self._context(step, epoch)
+        optimizer = self._optimizer_of_step()
+        start, n_iterations = sum(self._lengths[step][:epoch]), self._lengths[step][epoch]
+        n_batches = n_iterations * training.accumulate_gradients
         sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(self.stream.shuffled(view, n_batches, batch_size, step, epoch)):
-            self._set_lr(step, epoch * n_batches + i, epochs * n_batches)
-            terms = self._iterate(context, self._with_replay(batch, step, epoch, i))
-            for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        means = {f"train/{name}": float(value) / n_batches for name, value in sums.items()}
-        means["train/loss"] = sum(means.values())
+        batches = self.stream.shuffled(view, n_batches, self._batch_size(view), step, epoch)
+        for i, batch in enumerate(batches):
+            iteration, part = divmod(i, training.accumulate_gradients)
+            if part == 0:
+                optimizer.begin(epoch, iteration)
+            terms = self._terms(context, self._with_replay(batch, step, epoch, i))
+            optimizer.add(terms)
+            if part + 1 == training.accumulate_gradients:
+                optimizer.finish()
+                self.media.trained(start + iteration + 1, self.model)
+            for name, term in terms.items():
+                value = term.detach().float()
+                sums[name] = sums[name] + value if name in sums else value
+        means = self._means(sums, n_batches)
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss of step {step}, epoch {epoch} is not finite: {means}")
-        means["lr"] = self._optimizer_of_step().param_groups[0]["lr"]
-        if (epoch + 1) % training.val_every == 0 or epoch + 1 == epochs:
-            means["val/miou"] = self._mean_iou(self._evaluate("val", step))
-        x, now = self._epochs_before(step) + epoch + 1, time.time()
-        return [Point(name, x, value, now) for name, value in means.items()]
+        means["lr"] = optimizer.lr
+        means |= self.media.epoch_metrics(start)
+        if (epoch + 1) % training.val_every == 0 or epoch + 1 == len(self._lengths[step]):
+            means["val/miou"] = self._mean_iou(self.evaluator.measure(self.model, "val", step))
+        return self._points_at(self._epochs_before(step) + epoch + 1, means)
 
-    def _iterate(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
-        optimizer = self._optimizer_of_step()
-        optimizer.zero_grad(set_to_none=True)
+    def _terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         with self.numerics.autocast():
-            terms = self.method.terms(context, batch)
-        torch.stack(list(terms.values())).sum().backward()
-        self._clip()
-        optimizer.step()
-        return {name: value.detach().float() for name, value in terms.items()}
+            return self.method.terms(context, batch)
 
-    def _end_step(self, step: int, epochs: int, view: StepView) -> StepEnded:
+    def _end_step(self, step: int, view: StepView) -> StepEnded:
         started = time.perf_counter()
         self.model.eval()
-        context = self._context(step, epochs, epochs)
+        context = self._context(step, len(self._lengths[step]))
         size = self.config.training.eval_batch_size
         with self.numerics.autocast(), torch.no_grad():
             self.method.finish_step(context, self.stream.in_order(view, size))
             extra = self.method.diagnose(context, self.stream.in_order(self.stream.seen_view("val", step), size))
-        last = step + 1 == self.split.n_steps
-        if not last:
-            self._remember(step, view)
-        self._iou_history.append(self._evaluate("test", step).iou().tolist())
-        self._validation_iou.append(self._evaluate("val", step).iou().tolist())
+        if step + 1 < self.split.n_steps and self.memory.capacity > 0:
+            Remembering(self.stream, self.model, view, step, size, self.config.compat).fill(self.memory)
+        self._tested.append(self.evaluator.measure(self.model, "test", step))
+        self._validated.append(self.evaluator.measure(self.model, "val", step))
         self._seconds += time.perf_counter() - started
+        extra |= self.media.step_metrics(step, self.model)
+        extra |= self.ood.measure(self.model, step) if self.ood is not None else {}
         points = self._step_points(step, extra)
         self.points += points
         self._place, self._optimizer = (step + 1, 0), None
-        names = {self.stream.class_name(i): value for i, value in enumerate(self._iou_history[-1])}
+        names = {self.stream.class_name(i): value for i, value in enumerate(self._tested[-1].iou)}
         return StepEnded(step, self.split.n_steps, names, points)
 
     # ------------------------------------------------------------------ snapshots
@@ -150,10 +188,11 @@ class ContinualRun:
         """The state at the last event. Tensors are those of the run, not copies: save before going on."""
         step, epoch = self._place
         meta = {
-            "iou_history": self._iou_history,
-            "validation_iou": self._validation_iou,
+            "tested": [dataclasses.asdict(scores) for scores in self._tested],
+            "validated": [dataclasses.asdict(scores) for scores in self._validated],
             "points": [list(point) for point in self.points],
             "seconds": self._seconds,
+            **self.media.state(),
         }
         if epoch == 0:
             tensors: dict[str, Any] = {"model": self.model.state_dict(), "memory": self.memory.state_dict()}
@@ -184,105 +223,59 @@ class ContinualRun:
         self._place = (snapshot.step + 1, 0)
 
     def _restore_meta(self, meta: dict[str, Any]) -> None:
-        self._iou_history = [list(row) for row in meta["iou_history"]]
-        self._validation_iou = [list(row) for row in meta["validation_iou"]]
+        self._tested = [Scores(**scores) for scores in meta["tested"]]
+        self._validated = [Scores(**scores) for scores in meta["validated"]]
         self.points = [Point(*point) for point in meta["points"]]
         self._seconds = meta["seconds"]
-
-    # ------------------------------------------------------------------ replay
-
-    def _with_replay(self, batch: Batch, step: int, epoch: int, iteration: int) -> Batch:
-        if step == 0 or len(self.memory) == 0:
-            return batch
-        rng = generator(self.config.training.seed, "replay-draw", step, epoch, iteration)
-        drawn = self.memory.sample(self.method.replay_batch_size(self.config.training.batch_size), rng)
-        device = self.numerics.device
-        replay = ReplayBatch(
-            self.stream.to_device(drawn.images),
-            drawn.labels.to(device),
-            drawn.logits.to(device),
-            drawn.n_logits.to(device),
-        )
-        return Batch(batch.images, batch.labels, replay)
-
-    def _remember(self, step: int, view: StepView) -> None:
-        """Offers the images of the finished step to the memory, as the finished model sees them in eval mode."""
-        if self.memory.capacity == 0:
-            return
-        n_classes = self.split.classes_seen(step)
-
-        def collect(positions: np.ndarray) -> Collected:
-            images, kept = view.batch(positions)
-            return Collected(images, kept.to(torch.uint8), self._logits_of(images))
-
-        def importance() -> np.ndarray:
-            return self._importance(view)
-
-        self.memory.update(Offer(step, view.indices, view.presence(n_classes), n_classes, collect, importance))
-
-    @torch.no_grad()
-    def _logits_of(self, images: Tensor) -> Tensor:
-        """(N, K, h, w) float16 logits at the network's own resolution."""
-        parts = []
-        for chunk in images.split(self.config.training.eval_batch_size):
-            with self.numerics.autocast():
-                parts.append(self.model(self.stream.to_device(chunk)).replay_logits.to(torch.float16).cpu())
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def _importance(self, view: StepView) -> np.ndarray:
-        """(N,) minus the mean cross-entropy over all pixels, background counted as 0."""
-        scores = []
-        for batch in self.stream.in_order(view, self.config.training.eval_batch_size):
-            with self.numerics.autocast():
-                logits = self.model(batch.images).logits
-            loss = functional.cross_entropy(logits, batch.labels, reduction="none")
-            scores.append(-(loss * (batch.labels > 0)).mean(dim=(1, 2)).cpu())
-        return torch.cat(scores).numpy()
+        self.media.restore(meta)
 
     # ------------------------------------------------------------------ measuring
 
-    @torch.no_grad()
-    def _evaluate(self, subset: str, step: int) -> ConfusionMatrix:
-        self.model.eval()
-        matrix = ConfusionMatrix(self.split.classes_seen(step))
-        view = self.stream.seen_view(subset, step)
-        for batch in self.stream.in_order(view, self.config.training.eval_batch_size):
-            with self.numerics.autocast():
-                logits = self.model(batch.images).logits
-            matrix.update(logits.argmax(dim=1), batch.labels)
-        return matrix
+    def _means(self, sums: dict[str, Tensor], n_batches: int) -> dict[str, float]:
+        """Terms of the loss over the epoch: the mean over the batches and over the ranks."""
+        everyone = gathered({name: float(value) / n_batches for name, value in sums.items()})
+        names = list(dict.fromkeys(name for means in everyone for name in means))
+        means = {f"train/{name}": sum(part.get(name, 0.0) for part in everyone) / len(everyone) for name in names}
+        means["train/loss"] = sum(means.values())
+        return means
 
     @staticmethod
-    def _mean_iou(matrix: ConfusionMatrix) -> float:
-        return float(matrix.iou().nanmean())
+    def _mean_iou(scores: Scores) -> float:
+        return float(torch.tensor(scores.iou, dtype=torch.float64).nanmean())
 
     def _step_points(self, step: int, extra: dict[str, float]) -> list[Point]:
-        values = self._history("miou")[step]
-        validation = self._history("val")[step]
+        values = self._metrics(self._tested, step)
+        validation = self._metrics(self._validated, step)
         for name in ("all", "base", "novel"):
             if f"miou/{name}" in validation:
                 values[f"val/miou_{name}"] = validation[f"miou/{name}"]
-        for label, iou in enumerate(self._iou_history[step]):
+        for label, iou in enumerate(self._tested[step].iou):
             values[f"class_iou/{self.stream.class_name(label)}"] = iou
         values |= extra | {
             "replay/items": float(len(self.memory)),
             "replay/mb": self.memory.megabytes,
             "time/step_seconds": self._seconds,
         }
+        return self._points_at(step, values)
+
+    @staticmethod
+    def _points_at(x: int, values: dict[str, float]) -> list[Point]:
         now = time.time()
-        return [Point(name, step, value, now) for name, value in values.items() if not math.isnan(value)]
+        return [Point(name, x, value, now) for name, value in values.items() if not math.isnan(value)]
 
-    def _history(self, which: str) -> list[dict[str, float]]:
-        rows = self._iou_history if which == "miou" else self._validation_iou
-        ious = [torch.tensor(row, dtype=torch.float64) for row in rows]
-        heads, base = self.split.heads, self.stream.base_classes
-        return [step_metrics(ious[: step + 1], heads, step, base) for step in range(len(ious))]
-
-    def _validation_all(self) -> float:
-        return self._history("val")[-1]["miou/all"]
+    def _metrics(self, history: list[Scores], step: int) -> dict[str, float]:
+        ious = [torch.tensor(scores.iou, dtype=torch.float64) for scores in history]
+        if self.stream.by_domain:
+            by_domain = [[torch.tensor(iou, dtype=torch.float64) for iou in scores.by_domain] for scores in history]
+            return domain_metrics(by_domain, ious[step], step)
+        return step_metrics(ious[: step + 1], self.split.heads, step, self.stream.base_classes)
 
     # ------------------------------------------------------------------ parts
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know before the run begins."""
+        return [*self.config.notes, *self.model.network.notes]
 
     @property
     def epochs_total(self) -> int:
@@ -297,44 +290,38 @@ class ContinualRun:
         return self._epochs_before(self._place[0]) + self._place[1]
 
     def _epochs_before(self, step: int) -> int:
-        return sum(self.config.training.epochs_of(s) for s in range(step))
+        return sum(len(lengths) for lengths in self._lengths[:step])
 
     def _new_model(self) -> Model:
         seed_everything(self.config.training.seed, "network")
-        network = self.config.network.factory(self.config.network.settings, n_channels=self.data.channels)
-        return Model(network, self.method.build_detector(network))
+        kind = self.config.network.factory
+        defects = token_defects(self.config.compat) if kind.growth_inits == TOKEN_INITS else {}
+        network = kind(self.config.network.settings, n_channels=self.data.channels, **defects)
+        detector = self.method.detection.build(network) if self.method.detection is not None else None
+        return Model(network, detector)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        component = self.config.optimizer
-        groups = [
-            {"params": [p for p in parameters if p.requires_grad], "lr_factor": factor}
-            for parameters, factor in self.method.parameter_groups(self.model)
-        ]
-        return component.factory([group for group in groups if group["params"]], **component.settings)
-
-    def _optimizer_of_step(self) -> torch.optim.Optimizer:
+    def _optimizer_of_step(self) -> StepOptimizer:
         if self._optimizer is None:
             raise AssertionError("a step has begun")
         return self._optimizer
 
-    def _set_lr(self, step: int, iteration: int, total: int) -> None:
-        base = self.config.training.lr_next if step > 0 else None
-        lr = (base or self.config.optimizer.settings["lr"]) * self.schedule.factor(iteration, total)
-        for group in self._optimizer_of_step().param_groups:
-            group["lr"] = lr * group["lr_factor"]
+    def _batch_size(self, view: StepView) -> int:
+        """Never more images than there are, and the same number on every rank."""
+        size = min(self.config.training.batch_size, len(view))
+        return max(1, size // world_size()) * world_size()
 
-    def _clip(self) -> None:
-        training = self.config.training
-        if training.gradient_clip_val is None:
-            return
-        clip = nn.utils.clip_grad_norm_ if training.gradient_clip_algorithm == "norm" else nn.utils.clip_grad_value_
-        clip(self.model.parameters(), training.gradient_clip_val)
+    def _with_replay(self, batch: Batch, step: int, epoch: int, iteration: int) -> Batch:
+        if step == 0 or len(self.memory) == 0:
+            return batch
+        count = self.method.replay_batch_size(self.config.training.batch_size)
+        replay = recall(self.memory, self.stream, count, (step, epoch, iteration), self.config.compat)
+        return Batch(batch.images, batch.labels, replay)
 
-    def _context(self, step: int, epoch: int, epochs: int) -> StepContext:
+    def _context(self, step: int, epoch: int) -> StepContext:
         return StepContext(
             step=step,
             epoch=epoch,
-            epochs=epochs,
+            epochs=len(self._lengths[step]),
             model=self.model,
             teacher=self.teacher,
             n_classes=self.split.classes_seen(step),
@@ -342,8 +329,3 @@ class ContinualRun:
             step_of_class=self.split.step_of_class()[: self.split.classes_seen(step)],
             old_labels_shown=self.stream.mode == "sequential",
         )
-
-
-def _new_memory(method: Method, seed: int) -> ReplayMemory:
-    capacity, policy = method.memory
-    return ReplayMemory(capacity, policy, seed)

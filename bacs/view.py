@@ -42,7 +42,7 @@ class RunView:
             self.progress.update(self.task, description=text, completed=event.epochs_done)
         elif isinstance(event, StepEnded):
             self.console.print(step_table(event))
-        else:
+        elif isinstance(event, RunEnded):
             self.console.print(final_line(event))
 
 

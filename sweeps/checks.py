@@ -12,6 +12,7 @@ from bacs.errors import Fault, RequestError
 from results.errors import ResultsError
 from results.tracking import Tracker
 from sweeps.settings import SweepConfig, default_tracking_uri
+from sweeps.trials import workers_per_trial
 
 
 def check_request(values: Mapping[str, Any]) -> SweepConfig:
@@ -62,11 +63,23 @@ def _check_storage(storage: Path) -> list[Fault]:
     return []
 
 
+def _check_ranks(sweep: SweepConfig) -> list[Fault]:
+    """Several GPUs of a trial share every batch."""
+    gpus, batch = sweep.resources.gpus_per_trial, sweep.base["training"]["batch_size"]
+    if gpus > 1 and gpus != int(gpus):
+        problem = f"is {gpus:g}, but more than one GPU must be a whole number of them"
+        return [Fault("resources.gpus_per_trial", problem, f"give {int(gpus)} or {int(gpus) + 1}")]
+    if batch % workers_per_trial(sweep):
+        problem = f"is {batch}, which the {gpus:g} GPUs of a trial cannot share evenly"
+        return [Fault("training.batch_size", problem, f"give a multiple of {gpus:g}")]
+    return []
+
+
 def _check_resources(sweep: SweepConfig) -> list[Fault]:
     """On a cluster only Ray knows what there is; here the machine does."""
+    faults = _check_ranks(sweep)
     if sweep.launch.address:
-        return []
-    faults = []
+        return faults
     wanted, cores = sweep.resources.cpus_per_trial, len(os.sched_getaffinity(0))
     if wanted > cores:
         problem = f"is {wanted}, but this machine has {cores} cores: no trial would ever start"

@@ -27,7 +27,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
     training = sweep.base["training"]
     rows = [
         ("method", f"{sweep.base['loss']['_target_']} on {sweep.base['dataset']['_target_']}"),
-        ("mode", f"{training['mode']}, {training['epochs']} epochs of {_iterations(training)} per step"),
+        ("mode", f"{training['mode']}, {_length(training)}"),
         ("space", "\n".join(str(dimension) for dimension in sweep.space.dimensions)),
         ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
         ("splits", ", ".join(map(split_name, search.splits))),
@@ -45,9 +45,11 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
     return rows
 
 
-def _iterations(training: dict[str, object]) -> str:
+def _length(training: dict[str, object]) -> str:
+    if training["steps_per_class"]:
+        return f"{training['steps_per_class']} iterations a class"
     fixed = training["iterations_per_epoch"]
-    return f"{fixed} iterations" if fixed else "one pass over the images"
+    return f"{training['epochs']} epochs of {f'{fixed} iterations' if fixed else 'one pass over the images'} per step"
 
 
 def _resources(sweep: SweepConfig) -> str:

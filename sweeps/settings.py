@@ -185,8 +185,14 @@ def _base(
         for key in ("root", "cache"):  # trials run in folders of their own
             if isinstance(dataset.get(key), str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
+    network = run.get("network")
+    if isinstance(network, dict) and isinstance(network.get("backbone_weights_path"), str):
+        network["backbone_weights_path"] = str(Path(network["backbone_weights_path"]).expanduser().absolute())
     splits = search.splits or [None]
     faults: list[Fault] = []
+    if isinstance(dataset, dict) and dataset.get("val_share") == 0:
+        problem = "is 0, but a sweep chooses by validation images"
+        faults.append(Fault("dataset.val_share", problem, "give a share such as 0.2"))
     base = None
     for split in splits:
         changes = {} if split is None else {"training.split": split}

@@ -36,10 +36,12 @@ class Trial:
 
 def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: Any, seed: int, params: Params) -> Trial:
     """The trial that stands for a suggestion (``params``) or, with no params, for a reference."""
+    workers = workers_per_trial(sweep)
     place: Params = {
         "training.split": split,
         "training.seed": seed,
-        "training.threads": sweep.resources.cpus_per_trial,
+        "training.n_gpus": workers,
+        "training.threads": max(1, sweep.resources.cpus_per_trial // workers),
     }
     if sweep.resources.gpus_per_trial == 0:
         place["training.device"] = "cpu"
@@ -62,6 +64,12 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
     return Trial(key, number, role, name, seed, params, checked.resolved, tags)
 
 
+def workers_per_trial(sweep: SweepConfig) -> int:
+    """Ranks of a trial: one a GPU; without a GPU what ``training.n_gpus`` asks for."""
+    gpus = sweep.resources.gpus_per_trial
+    return int(gpus) if gpus >= 1 else int(sweep.base["training"]["n_gpus"])
+
+
 def split_name(split: Any) -> str:
     """The text of a split as users wrote it; lists without blanks."""
     return split if isinstance(split, str) else json.dumps(split, separators=(",", ":"))
@@ -70,16 +78,15 @@ def split_name(split: Any) -> str:
 def _joint_budget(config: dict[str, Any]) -> Params:
     """Epochs that give joint training as many optimisation steps as all steps of the split together."""
     run = RunConfig.from_dict(config)
+    if run.training.steps_per_class is not None:  # counts classes, so it is the same already
+        return {}
     data = open_data(run)
     numerics = set_up_numerics("cpu", False, None)
     stepwise = Stream(run, data, numerics)
     joint = Stream(RunConfig.from_dict(nested(config, {"training.mode": "joint"})), data, numerics)
-    total = sum(run.training.epochs_of(t) * _iterations(run, stepwise, t) for t in range(stepwise.split.n_steps))
-    return {"training.epochs": max(1, round(total / _iterations(run, joint, 0))), "training.next_epochs": None}
-
-
-def _iterations(run: RunConfig, stream: Stream, step: int) -> int:
-    return run.iterations_per_epoch(len(stream.training_view(step)))
+    total = sum(sum(lengths) for lengths in stepwise.lengths())
+    per_epoch = joint.lengths()[0][0]
+    return {"training.epochs": max(1, round(total / per_epoch)), "training.next_epochs": None}
 
 
 def open_data(run: RunConfig) -> SegmentationData:

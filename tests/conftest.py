@@ -11,6 +11,7 @@ import pytest
 from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.data import Digits
+from tests.bacs.data.trees import make_ade20k, make_cityscapes, make_voc
 
 SMALL = [
     "dataset.canvas=32",
@@ -54,3 +55,14 @@ def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> MakeConfig:
 @pytest.fixture(scope="session")
 def tiny_digits(tiny_config: MakeConfig) -> Digits:
     return Digits(tiny_config().dataset.settings)
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small tree of every dataset in files, in its true format."""
+    base = tmp_path_factory.mktemp("trees")
+    return {
+        "voc": make_voc(base / "voc", side=40),
+        "cityscapes": make_cityscapes(base / "cityscapes"),
+        "ade20k": make_ade20k(base / "ade20k", train=150, side=40),
+    }

@@ -29,6 +29,10 @@ class TrialFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Stores the resolved configuration; done by the driver before the trial is handed out."""
         self.path.mkdir(parents=True, exist_ok=True)

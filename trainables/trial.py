@@ -14,8 +14,10 @@ from ray import tune
 
 from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
-from bacs.events import EpochEnded, Point, RunEnded, StepEnded
+from bacs.events import EpochEnded, Picture, Point, RunEnded, StepEnded
+from bacs.launch import local_ranks
 from bacs.lineage import run_identity, stage_key
+from bacs.media import save_picture
 from bacs.run import ContinualRun
 from trainables.folder import TrialFolder
 
@@ -37,17 +39,24 @@ def train_trial(config: dict[str, Any]) -> None:
 
 
 def _train(folder: TrialFolder) -> None:
-    run = ContinualRun(RunConfig.from_dict(folder.read_config()))
+    config = RunConfig.from_dict(folder.read_config())
+    with local_ranks(config, folder.checkpoints):
+        _drive(ContinualRun(config), folder)
+
+
+def _drive(run: ContinualRun, folder: TrialFolder) -> None:
     checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config))
     run.restore(checkpoints.latest())
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
-    place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "notes": checkpoints.notes}
-    place["stage.0"] = first_stage
+    place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "stage.0": first_stage}
+    place["notes"] = [*run.notes, *checkpoints.notes]
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
     for event in run.events():
         if isinstance(event, EpochEnded):
             checkpoints.save(run.snapshot())
             _report("epoch", event.step, event.epochs_done, event.points)
+        elif isinstance(event, Picture):
+            save_picture(folder.pictures, event)
         elif isinstance(event, StepEnded):
             checkpoints.save(run.snapshot())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)

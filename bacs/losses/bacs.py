@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bacs.detector import Detector
 from bacs.losses import functional
 from bacs.losses.base import Batch, Method, StepContext
-from bacs.metrics import auroc_ap
-from bacs.model import Model
-from bacs.networks import NetworkOutput, SegmentationNetwork
-from bacs.prototypes import foreground_sum
+from bacs.losses.detection import DetectionSettings, detector_of, size_of
+from bacs.networks import NetworkOutput
 from bacs.replay import ReplayBatch
 from bacs.replay_policies import POLICIES
 from bacs.schema import knob
@@ -90,18 +87,25 @@ class Bacs(Method):
 
     Config = BacsConfig
     uses_teacher = True
+    needs_background = True
     head_init = "mib_noise"
     config: BacsConfig
 
-    def build_detector(self, network: SegmentationNetwork) -> Detector:
-        c = self.config
-        return Detector(network.bottleneck_channels, c.detector_channels, c.detector_dropout, c.prototype_decay)
+    @classmethod
+    def has_detector(cls, config: BacsConfig, asked: bool | None) -> bool:
+        return asked is not False or config.bg_weighted_ce
 
-    def parameter_groups(self, model: Model) -> list[tuple[list[nn.Parameter], float]]:
-        heads = list(_required(model.detector).heads.parameters())
-        chosen = {id(parameter) for parameter in heads}
-        rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-        return [(rest, 1.0), (heads, self.config.det_lr_factor)]
+    def detection_settings(self) -> DetectionSettings:
+        c = self.config
+        return DetectionSettings(
+            channels=c.detector_channels,
+            dropout=c.detector_dropout,
+            weight=c.det_weight,
+            warmup_epochs=c.det_warmup_epochs,
+            lr_factor=c.det_lr_factor,
+            focal_alpha=c.seen_focal_alpha,
+            prototype_decay=c.prototype_decay,
+        )
 
     @property
     def memory(self) -> tuple[int, str]:
@@ -118,14 +122,16 @@ class Bacs(Method):
         return functional.margin_to_threshold(self.config.prototype_margin)
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
-        if context.step == 0:
-            output = context.model(batch.images)
-            terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-            return terms | self._detector_term(context, batch, output, seen=None)
         output = context.model(batch.images)
-        seen, taught = self._seen(context, batch)
+        projected = None if self.detection is None else self.detection.observe(context, batch, output)
+        if context.step == 0:
+            terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
+            return terms | self._detection(context, batch, projected, votes=None)
+        taught = self._taught(context, batch)
+        votes = None if projected is None else self._votes(context, batch, taught, projected)
+        seen = None if votes is None else votes.amax(dim=1)
         terms = {"bacs_ce": self._classification(context, batch, output, seen)}
-        terms |= self._detector_term(context, batch, output, seen)
+        terms |= self._detection(context, batch, projected, votes)
         if self.config.lkd > 0:
             terms["distillation"] = self.config.lkd * self._distillation(batch, output, taught, seen)
         if batch.replay is not None:
@@ -133,22 +139,47 @@ class Bacs(Method):
         return terms
 
     @torch.no_grad()
-    def _seen(self, context: StepContext, batch: Batch) -> tuple[Tensor, NetworkOutput]:
-        """Probability (B, H, W) that a pixel is foreground of an earlier step, and the teacher's output."""
-        teacher = _required(context.teacher)
-        taught = teacher(batch.images)
-        source, output = teacher, taught
-        if self.config.detector_source == "student_eval":
-            source = context.model
-            source.eval()
-            output = source(batch.images)
-            source.train()
-        detector = _required(source.detector)
-        maps = detector.seen(detector.project(output.bottleneck), context.step, _size(batch.labels))
-        return maps.amax(dim=1), taught
+    def _taught(self, context: StepContext, batch: Batch) -> NetworkOutput:
+        return _required(context.teacher)(batch.images)
 
-    def _classification(self, context: StepContext, batch: Batch, output: NetworkOutput, seen: Tensor) -> Tensor:
-        if not self.config.bg_weighted_ce:
+    @torch.no_grad()
+    def _votes(self, context: StepContext, batch: Batch, taught: NetworkOutput, projected: Tensor) -> Tensor:
+        """(B, R, H, W) probability that a pixel is foreground, of the heads of each earlier step.
+
+        With ``compat.current_head_votes`` that of the current step comes last; only the student has it.
+        """
+        judge, features = self._judge(context, batch, taught, projected)
+        heads = context.step
+        if self.options.compat.current_head_votes:
+            judge, heads = detector_of(context.model), heads + 1
+        return judge.seen(features, heads, size_of(batch.labels))
+
+    def _judge(
+        self, context: StepContext, batch: Batch, taught: NetworkOutput, projected: Tensor
+    ) -> tuple[Detector, Tensor]:
+        """The detector that says what was seen before, and the projected features that it looks at."""
+        student = context.model
+        if self.options.compat.train_mode_detection:
+            return detector_of(student), projected
+        if self.config.detector_source == "student_eval":
+            student.eval()
+            features = detector_of(student).project(student(batch.images).bottleneck)
+            student.train()
+            return detector_of(student), features
+        teacher = detector_of(_required(context.teacher))
+        return teacher, teacher.project(taught.bottleneck)
+
+    def _detection(
+        self, context: StepContext, batch: Batch, projected: Tensor | None, votes: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The detector's loss, without the background that heads of earlier steps call foreground."""
+        if self.detection is None or projected is None:
+            return {}
+        doubted = None if votes is None else votes[:, : context.step].amax(dim=1) > self.threshold
+        return self.detection.loss(context, batch, projected, doubted)
+
+    def _classification(self, context: StepContext, batch: Batch, output: NetworkOutput, seen: Tensor | None) -> Tensor:
+        if not self.config.bg_weighted_ce or seen is None:
             return functional.cross_entropy(output.logits, batch.labels)
         return functional.bacs_cross_entropy(
             output.logits,
@@ -159,45 +190,23 @@ class Bacs(Method):
             threshold=self.threshold,
             ukd=self.config.seen_ukd,
             keep_old_labels=context.old_labels_shown,
+            denominator="all" if self.options.compat.all_pixel_mean else "valid",
         )
 
-    def _detector_term(
-        self, context: StepContext, batch: Batch, output: NetworkOutput, seen: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Focal loss of the current head: foreground of this step against the rest.
-
-        From step 1 on only the head learns, and background pixels that earlier heads call foreground are left out:
-        neither label is reliable there.
-        """
-        detector = _required(context.model.detector)
-        bottleneck = output.bottleneck if context.step == 0 else output.bottleneck.detach()
-        projected = detector.project(bottleneck)
-        detector.prototypes.update(projected, batch.labels, context.step_of_class, context.step)
-        background = batch.labels == 0
-        if not detector.prototypes.ready(context.step) or not bool(background.any()):
-            return {}
-        target = (batch.labels >= max(context.old_classes, 1)) & (batch.labels != functional.IGNORE)
-        counted = background | target
+    def _distillation(self, batch: Batch, output: NetworkOutput, taught: NetworkOutput, seen: Tensor | None) -> Tensor:
+        """On background that the detector calls old foreground; on all background where there is no detector."""
+        old = batch.labels == 0
         if seen is not None:
-            counted &= ~(background & (seen > self.threshold))
-        logits = detector.logits(projected, context.step, _size(batch.labels))
-        loss = functional.focal_loss(logits, target, mask=counted, alpha=self.config.seen_focal_alpha)
-        return {"detector": self._detector_weight(context.epoch) * loss}
-
-    def _detector_weight(self, epoch: int) -> float:
-        warmup = self.config.det_warmup_epochs
-        return self.config.det_weight * (min(1.0, (epoch + 1) / (warmup + 1)) if warmup else 1.0)
-
-    def _distillation(self, batch: Batch, output: NetworkOutput, taught: NetworkOutput, seen: Tensor) -> Tensor:
-        threshold = self.config.lkd_threshold
-        old = (batch.labels == 0) & (seen > (self.threshold if threshold is None else threshold))
+            threshold = self.config.lkd_threshold
+            old = old & (seen > (self.threshold if threshold is None else threshold))
         student, teacher = output.features[-1], taught.features[-1]
-        mask = functional.resize_mask(old, _size(student))
+        mask = functional.resize_mask(old, size_of(student))
         return functional.masked_distillation(student, teacher, mask, self.config.lkd_mode)
 
     def _replay(self, context: StepContext, replay: ReplayBatch) -> dict[str, Tensor]:
         c = self.config
         output = context.model(replay.images)
+        labelled = output if replay.label_images is None else context.model(replay.label_images)
         terms = {}
         if c.alpha > 0:
             terms["replay_logits"] = c.alpha * functional.dark_replay(
@@ -207,45 +216,16 @@ class Bacs(Method):
                 ignore_background=c.ignore_rep_bg,
                 reduction=c.logit_reduction,
                 distance=c.logit_distance,
+                one_per_count=self.options.compat.single_transplant,
             )
         if c.beta > 0 and c.dark_plus_plus:
             weights = functional.replay_class_weights(context.n_classes, context.old_classes, c.ignore_rep_bg)
-            labels = functional.cross_entropy(output.logits, replay.labels, class_weights=weights.to(output.logits))
+            labels = functional.cross_entropy(labelled.logits, replay.labels, class_weights=weights.to(output.logits))
             terms["replay_labels"] = c.beta * labels
         return terms
-
-    @torch.no_grad()
-    def finish_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
-        """Recomputes the prototype of the step with the final weights, in eval mode, over all its images."""
-        detector = _required(context.model.detector)
-        total, count = None, None
-        for batch in batches:
-            projected = detector.project(context.model(batch.images).bottleneck)
-            part, n = foreground_sum(projected, batch.labels, context.step_of_class, context.step)
-            total, count = (part, n) if total is None or count is None else (total + part, count + n)
-        if total is not None and count is not None:
-            detector.prototypes.replace(context.step, total, count)
-
-    @torch.no_grad()
-    def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:
-        """How well the finished detector, the next step's judge, tells all seen foreground from background."""
-        detector = _required(context.model.detector)
-        scores, positives = [], []
-        for batch in batches:
-            projected = detector.project(context.model(batch.images).bottleneck)
-            seen = detector.seen(projected, context.step + 1, _size(batch.labels)).amax(dim=1)
-            valid = batch.labels != functional.IGNORE
-            scores.append(seen[valid].cpu())
-            positives.append((batch.labels[valid] > 0).cpu())
-        auroc, precision = auroc_ap(torch.cat(scores), torch.cat(positives))
-        return {"detector/auroc": auroc, "detector/ap": precision}
-
-
-def _size(tensor: Tensor) -> tuple[int, int]:
-    return int(tensor.shape[-2]), int(tensor.shape[-1])
 
 
 def _required(part: T | None) -> T:
     if part is None:
-        raise AssertionError("the run gives BACS a detector, and a teacher from step 1 on")
+        raise AssertionError("the run gives BACS a teacher from step 1 on")
     return part

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from bacs.detector import Detector
+from bacs.compat import CompatConfig
+from bacs.losses.detection import Detection, DetectionSettings
 from bacs.model import Model
-from bacs.networks import SegmentationNetwork
 from bacs.replay import ReplayBatch
 
 
@@ -47,6 +47,15 @@ class StepContext:
     """Whether labels of earlier steps are annotated too (mode ``sequential``)."""
 
 
+@dataclass(frozen=True, slots=True)
+class MethodOptions:
+    """What other groups of the configuration ask of a method."""
+
+    bg_detector: bool | None = None
+    """``training.bg_detector``."""
+    compat: CompatConfig = field(default_factory=CompatConfig)
+
+
 class Method(ABC):
     """Composes the functional losses; holds settings, never weights or history."""
 
@@ -57,19 +66,32 @@ class Method(ABC):
     head_init: ClassVar[str] = "random"
     """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
 
-    def __init__(self, config: Any) -> None:
+    needs_background: ClassVar[bool] = False
+    """Whether its terms treat label 0 as background; if so it cannot run on streams of domains, which have none."""
+
+    def __init__(self, config: Any, options: MethodOptions | None = None) -> None:
         self.config = config
+        self.options = options or MethodOptions()
+        wanted = self.has_detector(config, self.options.bg_detector)
+        self.detection = Detection(self.detection_settings(), self.options.compat) if wanted else None
+        """Trains the detector beside the network; ``None`` where there is none."""
+
+    @classmethod
+    def has_detector(cls, config: Any, asked: bool | None) -> bool:
+        """Whether a detector is trained, given ``training.bg_detector``."""
+        return bool(asked)
+
+    def detection_settings(self) -> DetectionSettings:
+        return DetectionSettings()
 
     @abstractmethod
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the loss, by name; their sum is what is minimised."""
 
-    def build_detector(self, network: SegmentationNetwork) -> Detector | None:
-        """The detector that the method trains beside the network."""
-        return None
-
     def parameter_groups(self, model: Model) -> list[tuple[list[nn.Parameter], float]]:
         """(parameters, factor on the learning rate) of everything that is trained; frozen parameters are left out."""
+        if self.detection is not None:
+            return self.detection.parameter_groups(model)
         return [(list(model.parameters()), 1.0)]
 
     @property
@@ -78,12 +100,14 @@ class Method(ABC):
         return 0, "reservoir"
 
     def replay_batch_size(self, batch_size: int) -> int:
-        """Images drawn from the memory per optimisation step."""
+        """Images drawn from the memory per optimisation step, over all ranks."""
         return batch_size
 
     def finish_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
-        """Called once after the last epoch of a step, in eval mode, with the step's training images in order."""
+        """Called once after the last epoch of a step, in eval mode, with this rank's share of its images in order."""
+        if self.detection is not None:
+            self.detection.finish_step(context, batches)
 
     def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:
         """Extra metrics of a finished step on the validation images with the labels of all classes seen."""
-        return {}
+        return {} if self.detection is None else self.detection.diagnose(context, batches)

@@ -21,5 +21,8 @@ class CrossEntropy(Method):
     Config = CrossEntropyConfig
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
-        logits = context.model(batch.images).logits
-        return {"cross_entropy": functional.cross_entropy(logits, batch.labels)}
+        output = context.model(batch.images)
+        terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
+        if self.detection is not None:
+            terms |= self.detection.term(context, batch, output, doubted=None)
+        return terms

@@ -6,7 +6,8 @@ Labels are integer maps: 0 is background, ``IGNORE`` marks pixels that no loss m
 the formula is that of the method's released code with its defects removed; the paper numbers no such equation here.
 
 Half-precision input is computed in float32, also inside autocast. ``reduction="mean"`` never divides by less
-than one pixel, so a batch without a usable pixel gives 0 and zero gradients instead of NaN.
+than one pixel, so a batch without a usable pixel gives 0 and zero gradients instead of NaN. Where several ranks train
+together, a mean divides by the pixels of all ranks: averaging the ranks' gradients gives that of one big batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bacs.distributed import mean_share, world_size
 
 IGNORE = 255
 """Label of the pixels that are left out of every loss and metric."""
@@ -40,8 +43,13 @@ def _reduce(loss: Tensor, count: Tensor | int, reduction: Reduction) -> Tensor:
     if reduction == "sum":
         return loss.sum()
     if reduction == "mean":
-        return loss.sum() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+        return loss.sum() / (_divisor(count) if isinstance(count, Tensor) else max(count, 1))
     raise ValueError(f"reduction ({reduction!r}) must be 'none', 'mean' or 'sum'")
+
+
+def _divisor(count: Tensor) -> Tensor:
+    """This rank's share of a count over all ranks, which is taken as at least 1."""
+    return count.clamp(min=1) if world_size() == 1 else mean_share(count).clamp(min=1 / world_size())
 
 
 def _pixel_count(labels: Tensor, denominator: Denominator) -> Tensor | int:
@@ -89,7 +97,7 @@ def cross_entropy(
     if weights is None or denominator == "all" or reduction != "mean":
         return _reduce(loss, _pixel_count(y, denominator), reduction)
     ignored = y == IGNORE
-    total = weights[y.masked_fill(ignored, 0)].masked_fill(ignored, 0.0).sum()
+    total = mean_share(weights[y.masked_fill(ignored, 0)].masked_fill(ignored, 0.0).sum())
     return loss.sum() / total.masked_fill(total == 0, 1.0)
 
 
@@ -276,7 +284,7 @@ def masked_distillation(features: Tensor, teacher_features: Tensor, mask: Tensor
         distance = 1 - _cosine(g, g_old)
     else:
         raise ValueError(f"mode ({mode!r}) must be 'ref', 'l2' or 'cos'")
-    return (q * distance).sum() / (q.sum() + 1)
+    return (q * distance).sum() / (mean_share(q.sum()) + 1 / world_size())
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -373,7 +381,12 @@ def threshold_to_margin(threshold: float) -> float:
 
 
 def transplant(
-    stored_logits: Tensor, logits: Tensor, valid_channels: Tensor, ignore_background: bool = True
+    stored_logits: Tensor,
+    logits: Tensor,
+    valid_channels: Tensor,
+    ignore_background: bool = True,
+    *,
+    one_per_count: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Fills what a stored item cannot know with the student's logits, in every sample (BACS).
 
@@ -382,6 +395,8 @@ def transplant(
         logits: (B, K, h, w), the student's.
         valid_channels: (B,), how many logits the network had when the item was stored.
         ignore_background: also fill channel 0, for the background of an item may hide classes of other steps.
+        one_per_count: fill only one sample per distinct number in ``valid_channels``, as the original does
+            (``compat.single_transplant``); what others cannot know counts as stored.
 
     Returns:
         The target (B, K, h, w), without gradient, and the mask (B, K, 1, 1), True where the stored logits
@@ -389,12 +404,29 @@ def transplant(
     """
     _check_same_shape("stored_logits", stored_logits, "logits", logits)
     channels = torch.arange(logits.shape[1], device=logits.device)
-    known = channels < valid_channels.to(logits.device).unsqueeze(1)
+    valid = valid_channels.to(logits.device)
+    if one_per_count:
+        valid = _valid_of_one_per_count(valid, logits.shape[1])
+    known = channels < valid.unsqueeze(1)
     if ignore_background:
         known = known & (channels > 0)
     mask = known[:, :, None, None]
     z = _exact(logits.detach())
     return torch.where(mask, stored_logits.detach().to(z), z), mask
+
+
+def _valid_of_one_per_count(valid_channels: Tensor, n_channels: int) -> Tensor:
+    """(B,) ``n_channels`` but for the samples that the original picks.
+
+    For the g-th distinct count it should compare the groups of the samples with g, but takes the group of sample g as
+    the number of a sample; so the one it picks may belong to another count.
+    """
+    counts, group = valid_channels.unique(return_inverse=True)
+    valid = torch.full_like(valid_channels, n_channels)
+    for g, count in enumerate(counts):
+        picked = group[g]
+        valid[picked] = torch.minimum(valid[picked], count)
+    return valid
 
 
 def dark_replay(
@@ -405,6 +437,7 @@ def dark_replay(
     ignore_background: bool = True,
     reduction: str = "mean_all",
     distance: str = "mse",
+    one_per_count: bool = False,
 ) -> Tensor:
     """Distance to the logits stored with a crop (DER, Buzzega et al. 2020, eq. 5).
 
@@ -420,9 +453,10 @@ def dark_replay(
         ignore_background: leave channel 0 out.
         reduction: "mean_all" or "mean_valid".
         distance: "mse" or "cos".
+        one_per_count: see `transplant`.
     """
     z = _exact(logits)
-    target, mask = transplant(stored_logits, z, valid_channels, ignore_background)
+    target, mask = transplant(stored_logits, z, valid_channels, ignore_background, one_per_count=one_per_count)
     if distance == "mse":
         loss, counted = (target - z).square(), mask.expand_as(z)
     elif distance == "cos":
@@ -433,7 +467,7 @@ def dark_replay(
     if reduction == "mean_all":
         return loss.mean()
     if reduction == "mean_valid":
-        return loss.sum() / counted.sum().clamp(min=1)
+        return loss.sum() / _divisor(counted.sum())
     raise ValueError(f"reduction ({reduction!r}) must be 'mean_all' or 'mean_valid'")
 
 

@@ -52,7 +52,7 @@ def test_all_faults_are_told_together():
 
 
 def test_unknown_choices_and_text_that_is_no_override():
-    assert "bacs, crossentropy" in faults_of("loss=bax")["loss"]
+    assert "bacs, bacs_ref, crossentropy" in faults_of("loss=bax")["loss"]
     assert "KEY=VALUE" in faults_of("what")["what"]
 
 

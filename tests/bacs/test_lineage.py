@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bacs.compat import CompatConfig
 from bacs.lineage import run_identity, stage_key
 from bacs.precision import set_up_numerics
 from bacs.randomness import derive_seed, epoch_order
+from bacs.schema import acts_from
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,13 @@ def test_fields_that_act_later_change_later_keys_only(key, later):
 def test_fields_that_act_at_once_change_every_key(key, change):
     assert key(0) != key(0, change)
     assert key(1) != key(1, change)
+
+
+@pytest.mark.parametrize(("switch", "first"), acts_from(CompatConfig).items())
+def test_every_compat_switch_changes_the_keys_it_declares(key, switch, first):
+    on = f"compat.{switch}=true"
+    assert (key(0) == key(0, on)) == (first == 1)
+    assert key(1) != key(1, on)
 
 
 def test_splits_with_the_same_first_step_share_it(key):

@@ -13,8 +13,10 @@ PRESETS = sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("space", ["bacs", "bacs_full"])
-def test_every_shipped_preset_is_a_legal_sweep(preset, space, tmp_path):
-    values = compose_preset(preset, [f"search.space={space}"], {"storage": str(tmp_path / "runs")})
+def test_every_shipped_preset_is_a_legal_sweep(preset, space, roots, tmp_path):
+    here = [f"search.space={space}", "resources.gpus_per_trial=0", "resources.cpus_per_trial=1"]
+    here += [f"dataset.root={roots[preset]}"] if preset in roots else []
+    values = compose_preset(preset, here, {"storage": str(tmp_path / "runs")})
     sweep = check_request(values)
     assert SweepConfig.from_dict(sweep.resolved).resolved == sweep.resolved
     assert sweep.folder == tmp_path / "runs" / preset

@@ -1,0 +1,96 @@
+"""Classes named by ``_target_`` in the configuration, and the check of their settings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bacs.errors import Fault, RequestError
+from bacs.schema import parse_all
+
+ALLOWED_TARGETS = ("bacs.", "torch.optim.")
+"""Prefixes of the classes that ``_target_`` may name. Anything else could run arbitrary code from a YAML file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A class named by ``_target_`` with its checked settings."""
+
+    target: str
+    factory: type[Any]
+    settings: Any
+    """The class's ``Config`` dataclass, or a plain dict of arguments for classes of ``torch.optim``."""
+
+
+def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component | None, list[Fault]]:
+    """The class that a section names, with its settings; ``None`` beside the faults that make it unusable."""
+    rest = {key: value for key, value in section.items() if key != "_target_"}
+    try:
+        factory = _locate(group, section.get("_target_"))
+        schema = getattr(factory, "Config", None)
+        if schema is None:
+            return Component(section["_target_"], factory, _arguments(group, factory, rest)), []
+    except RequestError as error:
+        return None, error.faults
+    settings, faults = parse_all(schema, rest, group)
+    return (None if settings is None else Component(section["_target_"], factory, settings)), faults
+
+
+def _locate(group: str, target: Any) -> type[Any]:
+    if not isinstance(target, str):
+        raise RequestError.of(f"{group}._target_", f"is {target!r}, not a class path", f"choose {group}=... by name")
+    if not target.startswith(ALLOWED_TARGETS):
+        allowed = " or ".join(ALLOWED_TARGETS)
+        raise RequestError.of(
+            f"{group}._target_", f"is {target!r}, but must start with {allowed}", "put your class inside the package"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RequestError.of(f"{group}._target_", f"is {target!r}: {error}", "correct the class path") from None
+    if not inspect.isclass(found):
+        raise RequestError.of(f"{group}._target_", f"is {target!r}, which is no class", "name a class")
+    return found
+
+
+def _arguments(group: str, factory: type[Any], section: dict[str, Any]) -> dict[str, Any]:
+    """Checks the arguments of a ``torch.optim`` class, which has no schema, against its signature."""
+    parameters = [name for name in inspect.signature(factory).parameters if name not in ("self", "params")]
+    settings: dict[str, Any] = {}
+    faults = []
+    for key, value in section.items():
+        if key not in parameters:
+            known = ", ".join(parameters)
+            faults.append(Fault(f"{group}.{key}", f"is not an argument of {factory.__name__}", f"known: {known}"))
+        settings[key] = float(value) if isinstance(value, str) and _is_number(value) else value
+    lr = settings.get("lr")
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < float("inf"):
+        faults.append(Fault(f"{group}.lr", f"is {lr!r}, but must be a number > 0", f"set {group}.lr, e.g. 1e-3"))
+    if not faults:
+        faults.extend(_try_optimizer(group, factory, settings))
+    if faults:
+        raise RequestError(faults)
+    return settings
+
+
+def _try_optimizer(group: str, factory: type[Any], settings: dict[str, Any]) -> list[Fault]:
+    """PyTorch checks the values itself; ask it now rather than after the first step was set up."""
+    import torch
+
+    try:
+        factory([torch.nn.Parameter(torch.zeros(1))], **settings)
+    except (TypeError, ValueError) as error:
+        return [Fault(group, f"{factory.__name__} refuses {settings}: {error}", "correct the value it names")]
+    return []
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Local ranks: ``training.n_gpus`` processes of this machine that train one model together.
+
+The calling process is rank 0. The others are children of it that run the same configuration and die with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bacs.checkpoints import CheckpointFolder
+from bacs.config import RunConfig
+from bacs.errors import RequestError
+from bacs.lineage import run_identity
+from bacs.run import ContinualRun, DivergedError
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others; rank 0 alone fills the replay memory meanwhile."""
+
+_PR_SET_PDEATHSIG = 1
+_STOP_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
+    """Inside, this process is rank 0 of ``training.n_gpus``; with one it does nothing.
+
+    Args:
+        config: of the run that every rank builds and drives.
+        checkpoints: the folder that all ranks restore from; rank 0 alone may write to it.
+
+    Raises:
+        RequestError: if this machine has fewer GPUs.
+    """
+    world = config.training.n_gpus
+    if world == 1:
+        yield
+        return
+    backend = _backend(config)
+    with tempfile.TemporaryDirectory(prefix="bacs-ranks-") as scratch:
+        meeting = f"file://{scratch}/meeting"
+        task = {
+            "config": config.resolved,
+            "checkpoints": None if checkpoints is None else str(checkpoints),
+            "backend": backend,
+            "world": world,
+            "meeting": meeting,
+            "parent": os.getpid(),
+        }
+        (Path(scratch) / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        children = [_start(Path(scratch) / "task.json", rank) for rank in range(1, world)]
+        try:
+            dist.init_process_group(backend, meeting, timeout=TIMEOUT, rank=0, world_size=world)
+            yield
+        finally:
+            _stop(children)
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def follow(task_file: Path, rank: int) -> int:
+    """What a rank other than 0 does: the same run, without showing or saving anything. Returns its exit code."""
+    task: dict[str, Any] = json.loads(task_file.read_text(encoding="utf-8"))
+    _die_with(task["parent"])
+    config = RunConfig.from_dict(task["config"])
+    dist.init_process_group(task["backend"], task["meeting"], timeout=TIMEOUT, rank=rank, world_size=task["world"])
+    run = ContinualRun(config)
+    if task["checkpoints"]:
+        run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
+    try:
+        for _ in run.events():
+            pass
+    except DivergedError:  # rank 0 reports it
+        return 1
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+def _backend(config: RunConfig) -> str:
+    wanted, device = config.training.n_gpus, config.training.device
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return "gloo"
+    if torch.cuda.device_count() < wanted:
+        problem = f"is {wanted}, but {torch.cuda.device_count()} GPUs are visible"
+        raise RequestError.of("training.n_gpus", problem, "ask for fewer, or set training.device=cpu")
+    return "cpu:gloo,cuda:nccl"
+
+
+def _start(task_file: Path, rank: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bacs.rank", str(task_file), str(rank)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _stop(children: list[subprocess.Popen[bytes]]) -> None:
+    """They end by themselves after the last event; in any other case they must not outlive rank 0."""
+    for child in children:
+        try:
+            child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _die_with(parent: int) -> None:
+    """Lets the kernel kill this process when its parent ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,98 @@
+"""Several local ranks: the same data, the same numbers, and nobody outlives rank 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bacs.bundle import load_bundle
+from tests.conftest import TINY
+
+EXACT = [
+    "training.split=5-5",
+    "training.mixed_precision=false",
+    "loss.detector_dropout=0",
+    "loss.replay_batch_size=6",
+    "optimizer=nesterov",  # Adam divides by the size of a gradient, which makes rounding errors large
+]
+"""In float32, and without dropout, whose draws belong to a rank, one rank and two differ in the order of sums alone."""
+
+COMMAND = """
+import sys
+from bacs.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-c", COMMAND, *overrides]
+
+
+def finals(folder: Path) -> dict[tuple[str, int], float]:
+    _, meta = load_bundle(folder)
+    return {(name, x): value for name, x, value, _ in meta["points"] if not name.startswith("time/")}
+
+
+def test_two_ranks_equal_one(tmp_path, digits_cache):
+    measured = {}
+    for n in (1, 2):
+        base = [*TINY, *EXACT, f"dataset.cache={digits_cache}", f"training.n_gpus={n}"]
+        names = [f"training.ckpt_dir={tmp_path}", f"training.exp_name=ranks{n}"]
+        done = subprocess.run(command(*base, *names), capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        measured[n] = finals(tmp_path / f"ranks{n}" / "stage-001")
+    one, two = measured[1], measured[2]
+    assert one.keys() == two.keys()
+    losses = [key for key in one if key[0].startswith("train/")]
+    assert len(losses) > 10
+    for key in losses:
+        assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), key
+    assert two["replay/items", 0] == one["replay/items", 0] == 20
+
+
+def children_of(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in listed}
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("victim", ["rank 0", "rank 1"])
+def test_no_rank_outlives_another(tmp_path, digits_cache, victim):
+    overrides = [*TINY, "training.epochs=50", f"dataset.cache={digits_cache}", "training.n_gpus=2"]
+    process = subprocess.Popen(
+        command(*overrides, f"training.ckpt_dir={tmp_path}", "training.exp_name=killed"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not list((tmp_path / "killed").glob("epoch-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (child,) = (pid for pid in children_of(process.pid) if "bacs.rank" in _command_of(pid))
+        os.kill(process.pid if victim == "rank 0" else child, signal.SIGKILL)
+        assert process.wait(60) != 0
+        while alive(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
