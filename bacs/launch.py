@@ -30,6 +30,7 @@ from bacs.run import ContinualRun, DivergedError
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others; rank 0 alone fills the replay memory meanwhile."""
 
+_PACKAGES = Path(__file__).parent.parent
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 5.0
 
@@ -102,7 +103,8 @@ def _backend(config: RunConfig) -> str:
 
 def _start(task_file: Path, rank: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bacs.rank", str(task_file), str(rank)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    place = {"PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGES), *sys.path]))}  # a Ray worker stands elsewhere
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | place)
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> None:
