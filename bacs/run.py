@@ -119,6 +119,10 @@ class ContinualRun:
         self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = StepOptimizer(self.config, self.method, self.model, step, self._lengths[step])
         self.media.begin_step(step, self.model)
+        if step > 0:
+            view, size = self.stream.training_view(step), training.eval_batch_size
+            with self.numerics.autocast(), torch.no_grad():
+                self.method.begin_step(self._context(step, 0), self.stream.in_order(view, size))
         self._seconds = 0.0
 
     def _growth_init(self) -> str:
@@ -298,7 +302,7 @@ class ContinualRun:
         defects = token_defects(self.config.compat) if kind.growth_inits == TOKEN_INITS else {}
         network = kind(self.config.network.settings, n_channels=self.data.channels, **defects)
         detector = self.method.detection.build(network) if self.method.detection is not None else None
-        return Model(network, detector)
+        return Model(network, detector, self.method.build_state(network))
 
     def _optimizer_of_step(self) -> StepOptimizer:
         if self._optimizer is None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bacs.compat import CompatConfig
 from bacs.losses.detection import Detection, DetectionSettings
-from bacs.model import Model
+from bacs.model import MethodState, Model
+from bacs.networks import SegmentationNetwork
 from bacs.replay import ReplayBatch
 
 
@@ -57,7 +58,7 @@ class MethodOptions:
 
 
 class Method(ABC):
-    """Composes the functional losses; holds settings, never weights or history."""
+    """Composes the functional losses; holds settings and what `begin_step` derives, never weights or history."""
 
     Config: ClassVar[type]
     uses_teacher: ClassVar[bool] = False
@@ -83,6 +84,16 @@ class Method(ABC):
 
     def detection_settings(self) -> DetectionSettings:
         return DetectionSettings()
+
+    def build_state(self, network: SegmentationNetwork) -> MethodState | None:
+        """Statistics of the method's own that live across steps; ``context.model.state`` while it runs."""
+        return None
+
+    def begin_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
+        """Called before the first epoch of a step >= 1, without gradients, with this rank's images in order.
+
+        Called again when a run resumes in mid-step, with the model and the teacher as they were then.
+        """
 
     @abstractmethod
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
