@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bacs.compat import CompatConfig
 from bacs.losses.detection import Detection, DetectionSettings
 from bacs.model import MethodState, Model
-from bacs.networks import SegmentationNetwork
+from bacs.networks import NetworkOutput, SegmentationNetwork
 from bacs.replay import ReplayBatch
 
 
@@ -46,6 +47,18 @@ class StepContext:
     """(K,) the step of each internal label, -1 for background."""
     old_labels_shown: bool
     """Whether labels of earlier steps are annotated too (mode ``sequential``)."""
+
+    @property
+    def has_background(self) -> bool:
+        """Whether label 0 is background; in streams of domains it is a class like any other."""
+        return bool(self.step_of_class[0] < 0)
+
+    @torch.no_grad()
+    def taught(self, images: Tensor) -> NetworkOutput:
+        """What the teacher makes of images; there is one from step 1 on, for methods that use it."""
+        if self.teacher is None:
+            raise AssertionError("the run gives methods that use a teacher one from step 1 on")
+        return self.teacher(images)
 
 
 @dataclass(frozen=True, slots=True)
