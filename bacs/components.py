@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bacs.errors import Fault, RequestError
+from bacs.retired import retired_faults
 from bacs.schema import parse_all
 
 ALLOWED_TARGETS = ("bacs.", "torch.optim.")
@@ -35,7 +36,9 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
             return Component(section["_target_"], factory, _arguments(group, factory, rest)), []
     except RequestError as error:
         return None, error.faults
-    settings, faults = parse_all(schema, rest, group)
+    rest, faults = retired_faults(group, rest, schema)
+    settings, found = parse_all(schema, rest, group)
+    faults += found
     return (None if settings is None else Component(section["_target_"], factory, settings)), faults
 
 

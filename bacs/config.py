@@ -81,12 +81,22 @@ def check_together(parts: Mapping[str, Any]) -> list[Fault]:
         faults += [as_ood(fault) for fault in found] if group == "ood" else found
     if parts["dataset"] is None:
         return faults
+    faults += _check_channels(parts["dataset"], parts["network"])
     return faults + _check_split(parts["dataset"], parts["training"]) + _check_method(parts) + _check_compat(parts)
 
 
 def as_ood(fault: Fault) -> Fault:
     """A dataset's own fault, with its keys under the group ``ood``."""
     return Fault(*(text.replace("dataset.", "ood.") for text in (fault.where, fault.problem, fault.remedy)))
+
+
+def _check_channels(dataset: Component, network: Component | None) -> list[Fault]:
+    asked = getattr(network.settings, "n_channels", None) if network is not None else None
+    channels = dataset.factory.channels
+    if asked in (None, channels):
+        return []
+    problem = f"is {asked}, but the images of {dataset.target} have {channels} channel(s)"
+    return [Fault("network.n_channels", problem, "leave it out; it follows from the dataset")]
 
 
 def _check_split(dataset: Component, training: TrainingConfig | None) -> list[Fault]:

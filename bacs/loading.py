@@ -38,8 +38,11 @@ def read_batches(view: Readable, picks: list[Pick], num_workers: int, pin: bool)
     if num_workers == 0 or len(picks) == 0:
         yield from (view.batch(*pick) for pick in picks)
         return
-    loader = DataLoader(_Picked(view, picks), batch_size=None, num_workers=min(num_workers, len(picks)), pin_memory=pin)
-    yield from loader
+    workers = min(num_workers, len(picks))
+    own = (
+        torch.Generator()
+    )  # otherwise the loader would draw from the global one, and dropout would come out differently
+    yield from DataLoader(_Picked(view, picks), batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
 
 
 def worker_count(asked: Any, in_memory: bool, cores: int) -> int:

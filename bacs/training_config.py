@@ -8,17 +8,11 @@ from typing import Any
 
 from bacs.errors import Fault
 from bacs.networks import HEAD_INITS, TOKEN_INITS
+from bacs.retired import retired_faults
 from bacs.schema import knob, parse_all
 
 MODES = ("overlap", "disjoint", "sequential", "joint")
 DEBUG_ITERATIONS, DEBUG_IMAGES, SWEEP_SHARE = 3, 6, 0.1
-
-RETIRED = {
-    "learner": "leave it out; training.new_head_init or training.new_token_init say how new classes start",
-    "val_on_train": "leave it out; validation images are always held out from training (dataset.val_share)",
-    "progress_bar_refresh_rate": "leave it out; progress is shown by itself",
-}
-"""Keys of the original's ``training`` that have no counterpart, each with what to do instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +62,8 @@ class TrainingConfig:
     """Accepted from configurations of the original; it means ``mixed_precision``."""
     device: str = knob("auto", choices=("auto", "cpu", "cuda"))
     n_gpus: int = knob(1, ge=1)
-    """Local worker processes that share every batch, one GPU each; with ``device=cpu`` processes on the CPU."""
+    """Local worker processes that share every batch, one GPU each; with ``device=cpu`` processes on the CPU. Means,
+    batch norms, prototypes and metrics are those of all workers together, so the number changes speed, not results."""
     threads: int | None = knob(None, ge=1)
     """CPU threads of a process; null: all cores."""
     num_workers: Any = knob("auto", acts_from=None)
@@ -123,12 +118,7 @@ class TrainingConfig:
 
 def parse_training(section: Mapping[str, Any]) -> tuple[TrainingConfig | None, list[Fault]]:
     """Understands the original's way to write a split, and says what became of its other keys."""
-    values = dict(section)
-    faults = [
-        Fault(f"training.{key}", "is a key of the original that has no counterpart here", RETIRED[key])
-        for key in RETIRED
-        if values.pop(key, None) is not None
-    ]
+    values, faults = retired_faults("training", section, TrainingConfig)
     increments = [values.pop(key, None) for key in ("initial_increment", "increment")]
     if increments != [None, None]:
         if None in increments:

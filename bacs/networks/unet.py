@@ -22,6 +22,8 @@ class UNetConfig:
     """Channels of the first level; each deeper level has twice as many. The original's U-Net: 64."""
     num_layers: int = knob(3, ge=2, le=7)
     """Levels, so the deepest features have stride 2^(num_layers - 1). The original's U-Net: 5."""
+    n_channels: int | None = knob(None, choices=(None, 1, 3))
+    """Channels of the images; null: those of the dataset. Another number than those is refused."""
     bilinear: bool = knob(False)
     """Up-sample bilinearly instead of by a learned transposed convolution."""
 

@@ -238,6 +238,29 @@ def test_keys_of_the_original(tiny_values):
         RunConfig.from_dict(tiny_values("scheduler=cyclic", "scheduler.base_lr=1"))
 
 
+def test_retired_keys_say_what_to_write_instead(tmp_path):
+    asked = {
+        "dataset=voc dataset.domain_shift=true": "cityscapes_domain",
+        "dataset=cityscapes dataset.password=secret": "CITYSCAPES_PASSWORD",
+        "loss.seen_threshold=0.7": "loss.prototype_margin",
+        "loss.replay_minibatch_size=4": "loss.replay_batch_size",
+        "network=deep_lab network.aux=true": "leave it out",
+        "network=transformer network.transformer.nhead=4": "network.hidden_dim",
+        "network.n_channels=3": "1 channel",
+    }
+    for text, remedy in asked.items():
+        *_, last = overrides = text.split()
+        with pytest.raises(RequestError) as caught:
+            RunConfig.from_dict(compose("config", [f"dataset.cache={tmp_path}", *overrides]))
+        key = last.split("=")[0].replace("network.transformer.nhead", "network.transformer")
+        (fault,) = (fault for fault in caught.value.faults if fault.where == key)
+        assert remedy in fault.problem + fault.remedy
+        assert "secret" not in str(caught.value)
+    same = RunConfig.from_dict(compose("config", [f"dataset.cache={tmp_path}", "network.n_channels=1"]))
+    assert same.network.settings.n_channels == 1
+    assert RunConfig.from_dict(compose("config", ["network=transformer", f"dataset.cache={tmp_path}"]))
+
+
 def test_every_key_is_tested_somewhere():
     """A new key fails here until a test says what it changes."""
     here = {field.name for field in dataclasses.fields(TrainingConfig)}
