@@ -68,6 +68,9 @@ class PLOP(Method):
             background = batch.labels == 0
             histogram += functional.score_histogram(score, predicted, background, context.old_classes, n_bins)
         medians = functional.histogram_median(sum_over_ranks(histogram), official=self.official)
+        if not self.official:
+            # Pixels of flat areas share one entropy: up to the end of the bin, so that all of them are on one side.
+            medians = (medians * n_bins).ceil() / n_bins
         self._thresholds = medians.clamp(min=self.config.entropy_floor)
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:

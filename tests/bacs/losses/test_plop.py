@@ -53,6 +53,16 @@ def test_thresholds_are_the_medians_over_the_background_of_the_step():
     assert begun(context, batch_of(3))._thresholds.tolist() == pytest.approx([0.001] * N_OLD)
 
 
+def test_at_least_half_of_flat_images_is_believed():
+    """All pixels away from the borders have the same entropy, which is the median."""
+    context, flat = context_at(1, unet()), Batch(torch.zeros(2, 1, 16, 16), torch.zeros(2, 16, 16, dtype=torch.int64))
+    score, predicted = told(context, flat)
+    thresholds = begun(context, flat)._thresholds
+    for c in predicted.unique():
+        mine = score[predicted == c]
+        assert (mine < thresholds[c]).double().mean() >= 0.5
+
+
 def test_the_teacher_labels_the_background_that_it_is_sure_of():
     context = context_at(1, unet())
     method = begun(context, BATCH)
