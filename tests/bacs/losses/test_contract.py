@@ -193,6 +193,8 @@ def test_resumed_inside_a_step_is_bit_identical(config_of, tiny_digits, tmp_path
 def test_two_ranks_equal_one(tmp_path, digits_cache, method):
     names = {field.name for field in dataclasses.fields(component(method).settings)}
     exact = [text for text in EXACT if not text.startswith("loss.") or text[5:].partition("=")[0] in names]
+    if method == "ilt":  # at the published weights a loss of about 70 makes rounding errors large
+        exact += ["loss.encoder_weight=1", "loss.kd_weight=1"]
     measured = {}
     for n in (1, 2):
         base = [*GENERAL, f"loss={method}", *small_memory(method), *exact, f"dataset.cache={digits_cache}"]
