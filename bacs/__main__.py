@@ -1,4 +1,4 @@
-"""``python -m bacs [--config-name NAME] [OVERRIDE...]``: a single run."""
+"""``python -m bacs [--config-name NAME] [OVERRIDE...]``: a single run; ``predict``: see `bacs.predict`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bacs import predict
 from bacs.checkpoints import CheckpointFolder
 from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.errors import RequestError
-from bacs.events import EpochEnded, Picture, StepEnded
+from bacs.events import EpochEnded, Picture, RunEnded, StepEnded
+from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
 from bacs.media import save_picture
+from bacs.report import write_results
 from bacs.run import ContinualRun, DivergedError
 from bacs.view import RunView
 
-DONE, FAILED, WRONG_REQUEST = 0, 1, 2
-PICTURES = Path("runs/pictures")
-"""Where runs without checkpoints leave their pictures: a folder each, by ``training.exp_name`` or identity."""
+PICTURES, RESULTS = Path("runs/pictures"), Path("runs/results")
+"""Where runs without checkpoints leave both: a folder each, by ``training.exp_name`` or identity."""
 
 EPILOG = """examples:
   python -m bacs dataset=digits training.split=2-2 loss=bacs
   python -m bacs loss=crossentropy training.mode=joint training.epochs=20
   python -m bacs training.ckpt_dir=runs/single    (continues where it stopped when started again)
+  python -m bacs predict BUNDLE IMAGE...          (masks, by the model of a checkpoint; see predict --help)
 
 Keys are those of the groups dataset, network, optimizer, scheduler, loss and training; each group's Config
 dataclass documents its keys with units, ranges and defaults. Exit codes: 0 done, 1 the run failed, 2 the request
@@ -35,6 +38,9 @@ was wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "predict":
+        return predict.main(arguments[1:])
     options = _parser().parse_args(arguments)
     console = Console()
     errors = Console(stderr=True)
@@ -44,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with local_ranks(config, _checkpoint_folder(config)):
             drive(ContinualRun(config), console)
     except RequestError as error:
-        errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
-        errors.print(str(error), markup=False, highlight=False)
-        return WRONG_REQUEST
+        return refuse(errors, error)
     except DivergedError as error:
         errors.print(f"[bold red]the run failed:[/] {error}")
         return FAILED
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def drive(run: ContinualRun, console: Console) -> None:
     """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them.
 
-    Pictures lie beside the checkpoints, or, without these, under ``runs/pictures``.
+    Results and pictures lie beside the checkpoints, or, without these, under ``runs``.
     """
     for note in run.notes:
         console.print(note, markup=False)
@@ -68,6 +72,8 @@ def drive(run: ContinualRun, console: Console) -> None:
         for note in folder.notes:
             console.print(note, markup=False)
     pictures = path / "pictures" if path is not None else PICTURES / _run_name(run.config)
+    results = path / "results" if path is not None else RESULTS / _run_name(run.config)
+    console.print(f"results: {results}", markup=False, soft_wrap=True)
     if run.media.draws:
         console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
@@ -76,6 +82,8 @@ def drive(run: ContinualRun, console: Console) -> None:
                 save_picture(pictures, event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
+            if isinstance(event, StepEnded | RunEnded):
+                write_results(results, run.history())
             view.show(event)
 
 

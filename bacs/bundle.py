@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2
 
 
 class BundleError(Exception):

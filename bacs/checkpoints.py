@@ -36,7 +36,7 @@ class CheckpointFolder:
         """What was found damaged and passed over, for the user."""
 
     def save(self, snapshot: Snapshot) -> None:
-        meta = {"identity": self.identity, **snapshot.meta}
+        meta = {"identity": self.identity, "step": snapshot.step, **snapshot.meta}
         if snapshot.epoch is None:
             save_bundle(self.folder / f"stage-{snapshot.step:03d}", snapshot.tensors, meta)
             self._prune(keep=0)

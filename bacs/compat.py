@@ -36,8 +36,8 @@ class CompatConfig:
     """The head of the current step votes on what was seen before. Costs: a freshly drawn head decides at the start of
     a step which background is excluded and distilled; later it fires on the current classes' surroundings."""
     all_pixel_mean: bool = knob(False, acts_from=1)
-    """The background-aware cross-entropy divides by all pixels, ignored ones too. Costs: a loss that shrinks with the
-    share of ignored pixels."""
+    """The background-aware cross-entropy, and from step 1 on those of MiB and PLOP, divide by all pixels, ignored ones
+    too. Costs: a loss that shrinks with the share of ignored pixels."""
     single_transplant: bool = knob(False, acts_from=1)
     """Of the replayed images stored with the same number of logits only one, not always of those, gets the student's
     logits for the classes that it cannot know. Costs: on all others replay pulls new classes towards logit 0."""
@@ -70,6 +70,15 @@ class CompatConfig:
     normalised_replay_logits: bool = knob(False, acts_from=1)
     """Replay stores and compares logits after the class norm, which every new class moves. Costs: the student is pulled
     to logits that no longer mean the same. Acts with ``network=transformer`` only."""
+    plop_official: bool = knob(False, acts_from=1)
+    """``loss=plop`` as in its official code: entropies are means over the classes and normalised twice, so that they
+    stay near 0; the search for their medians adds up bin numbers in the place of pixels; images without background cost
+    nothing; the mean is over all pixels; annotated old classes (mode ``sequential``) are labelled anew. Costs: where
+    the median fails, the teacher is believed everywhere in a class, or nearly nowhere. Acts with ``loss=plop`` only."""
+    sdr_official: bool = knob(False, acts_from=1)
+    """The attraction of ``loss=sdr`` as in its official code: the total is divided by the number of classes after each
+    class, not once. Costs: with several classes in a batch all but the last ones are hardly attracted. (Its mixing of
+    channels is not offered.) Acts with ``loss=sdr`` only."""
     absent_classes_score_zero: bool = knob(False)
     """A class without a pixel in the evaluated labels has IoU 0 and enters every mean. Costs: mIoU on small or
     class-poor sets is too low. Changes metrics alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,10 +21,12 @@ WINDOW_STRIDE = 2 / 3
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """IoU after one continual step; plain numbers, so that checkpoints can hold them."""
+    """Quality after one continual step; plain numbers, so that checkpoints can hold them."""
 
     iou: list[float]
     """(K,) over all images; NaN for a class without a pixel in the ground truth, or what the evaluator says instead."""
+    matrix: list[list[int]]
+    """(K, K) pixels of all images, rows = ground truth, columns = prediction."""
     by_domain: list[list[float]] = field(default_factory=list)
     """In a stream of domains: (K,) for the domains of each step 0..t alone."""
 
@@ -41,12 +43,15 @@ class Evaluator:
     def measure(self, model: Model, subset: str, step: int) -> Scores:
         """Scores after ``step``. Args: subset: ``val`` or ``test``."""
         if not self.stream.by_domain:
-            return Scores(self._iou(self.matrix(model, subset, step)))
+            return self._scores(self.matrix(model, subset, step))
         parts = [self.matrix(model, subset, earlier) for earlier in range(step + 1)]
         total = ConfusionMatrix(parts[0].n_classes)
         for part in parts:
             total.matrix = total.matrix + part.matrix.cpu()
-        return Scores(self._iou(total), [self._iou(part) for part in parts])
+        return self._scores(total, parts)
+
+    def _scores(self, matrix: ConfusionMatrix, by_domain: Sequence[ConfusionMatrix] = ()) -> Scores:
+        return Scores(self._iou(matrix), matrix.matrix.tolist(), [self._iou(part) for part in by_domain])
 
     def _iou(self, matrix: ConfusionMatrix) -> list[float]:
         return matrix.iou(self.absent).tolist()
@@ -69,27 +74,34 @@ class Evaluator:
         """Applies ``maps``, which keeps (H, W), to normalised images in the way in which images are scored: at once,
         or, where whole images are scored, to windows."""
         with self.stream.numerics.autocast():
-            return self._sliding(images, maps) if self.stream.data.evaluation == "full" else maps(images)
+            data = self.stream.data
+            return sliding(images, maps, data.window) if data.evaluation == "full" else maps(images)
 
-    def _sliding(self, images: Tensor, maps: Callable[[Tensor], Tensor]) -> Tensor:
-        """(1, C, H, W): the mean of the maps of overlapping windows of the training crop's size."""
-        _, _, height, width = images.shape
-        rows, columns = (
-            window_starts(size, min(size, window))
-            for size, window in zip((height, width), self.stream.data.window, strict=True)
-        )
-        high, wide = min(height, self.stream.data.window[0]), min(width, self.stream.data.window[1])
-        total: Tensor | None = None
-        count = images.new_zeros(1, 1, height, width)
-        for top, left in itertools.product(rows, columns):
-            place = (..., slice(top, top + high), slice(left, left + wide))
-            found = maps(images[place]).float()
-            if total is None:
-                total = found.new_zeros(1, found.shape[1], height, width)
-            total[place] += found
-            count[place] += 1
-        assert total is not None, "every image has a window"
-        return total / count
+
+def sliding(images: Tensor, maps: Callable[[Tensor], Tensor], window: tuple[int, int]) -> Tensor:
+    """The mean of the maps of overlapping windows of an image.
+
+    Args:
+        images: (1, C', H, W).
+        maps: (1, C', h, w) -> (1, C, h, w).
+        window: (h, w), that of the training crop; where the image is smaller, its own size.
+
+    Returns:
+        (1, C, H, W).
+    """
+    _, _, height, width = images.shape
+    high, wide = min(height, window[0]), min(width, window[1])
+    total: Tensor | None = None
+    count = images.new_zeros(1, 1, height, width)
+    for top, left in itertools.product(window_starts(height, high), window_starts(width, wide)):
+        place = (..., slice(top, top + high), slice(left, left + wide))
+        found = maps(images[place]).float()
+        if total is None:
+            total = found.new_zeros(1, found.shape[1], height, width)
+        total[place] += found
+        count[place] += 1
+    assert total is not None, "every image has a window"
+    return total / count
 
 
 def window_starts(size: int, window: int) -> list[int]:

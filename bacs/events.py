@@ -20,6 +20,11 @@ class Point(NamedTuple):
     """Unix seconds at which it was measured; a point that is told again keeps it."""
 
 
+def is_per_epoch(metric: str) -> bool:
+    """Whether the metric's axis counts epochs; else it counts continual steps."""
+    return metric in ("lr", "val/miou") or metric.startswith(("train/", "drift/"))
+
+
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
     """A checkpoint may be taken now."""

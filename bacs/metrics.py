@@ -66,8 +66,8 @@ def step_metrics(
 
     ``miou/all`` over all classes so far; ``miou/base`` over background and the first ``base`` classes,
     ``miou/novel`` over the others; ``miou/old`` over the classes of steps before this one without background,
-    ``miou/new`` over those of this step; ``forgetting``: see `forgetting`. Groups without a class are left
-    out; a group whose classes all lack ground truth is NaN.
+    ``miou/new`` over those of this step; ``forgetting`` and ``backward_transfer``: see the functions of these
+    names. Groups without a class are left out; a group whose classes all lack ground truth is NaN.
 
     Args:
         iou_history: IoU after steps 0..step, vector s of length ``1 + sum(heads[:s + 1])``; later ones are
@@ -94,6 +94,7 @@ def step_metrics(
     metrics = {key: group_miou(iou_history[step], classes) for key, classes in groups.items() if classes}
     if step:
         metrics["forgetting"] = forgetting(iou_history[: step + 1])
+        metrics["backward_transfer"] = backward_transfer(step_matrix(iou_history[: step + 1], heads))
     return metrics
 
 
@@ -102,29 +103,81 @@ def domain_metrics(by_domain: Sequence[Sequence[Tensor]], total: Tensor, step: i
 
     ``miou/all`` is that of all images of the domains so far. The other groups are means over domains' own mIoU:
     ``base`` those of step 0, ``novel`` of later steps, ``old`` of steps before this one, ``new`` of this step.
-    ``forgetting``: mean over earlier steps' domains of the best mIoU they ever had less the one they have now.
+    ``forgetting``: mean over earlier steps' domains of the best mIoU they ever had less the one they have now;
+    ``backward_transfer``: see `backward_transfer`.
 
     Args:
         by_domain: after each step s its IoU vectors (K,) on the domains of steps 0..s.
         total: (K,) IoU on all of them after ``step``.
         step: t, counted from 0.
     """
-    miou = [[float(iou.double().nanmean()) for iou in row] for row in by_domain[: step + 1]]
-    now = miou[step]
+    matrix = domain_step_matrix(by_domain[: step + 1])
+    now = [row[step] for row in matrix]
     groups = {"base": now[:1], "novel": now[1:], "old": now[:step], "new": now[step:]}
     metrics = {"miou/all": float(total.double().nanmean())}
     metrics |= {f"miou/{name}": sum(values) / len(values) for name, values in groups.items() if values}
     if step:
-        drops = [max(row[s] for row in miou[s:step]) - now[s] for s in range(step)]
+        drops = [max(matrix[s][s:step]) - now[s] for s in range(step)]
         metrics["forgetting"] = sum(drops) / len(drops)
+        metrics["backward_transfer"] = backward_transfer(matrix)
     return metrics
 
 
-def forgetting(iou_history: Sequence[Tensor]) -> float:
-    """Mean of ``max_{s<t} IoU_c^s - IoU_c^t`` over earlier foreground classes c.
+def step_matrix(iou_history: Sequence[Tensor], heads: Sequence[int]) -> list[list[float]]:
+    """R, (T, T): ``R[i][j]`` is the mean IoU of the foreground classes of step i after step j.
 
-    A class enters with the first vector that is long enough to hold it. Classes without an IoU, now or in
-    every earlier step, are left out; NaN if that leaves none. Negative where old classes have improved.
+    NaN before they came (j < i), and where none of them has a ground-truth pixel.
+
+    Args:
+        iou_history: IoU after steps 0..T-1; see `step_metrics`.
+        heads: number of foreground classes of each step.
+    """
+    ends = [1 + sum(heads[: step + 1]) for step in range(len(iou_history))]
+    return [
+        [
+            group_miou(iou, range(end - heads[step], end)) if after >= step else math.nan
+            for after, iou in enumerate(iou_history)
+        ]
+        for step, end in enumerate(ends)
+    ]
+
+
+def domain_step_matrix(by_domain: Sequence[Sequence[Tensor]]) -> list[list[float]]:
+    """As `step_matrix`, for domains: ``R[i][j]`` is the mIoU on the domains of step i after step j.
+
+    Args:
+        by_domain: after each step s its IoU vectors (K,) on the domains of steps 0..s.
+    """
+    steps = range(len(by_domain))
+    return [
+        [float(by_domain[after][step].double().nanmean()) if after >= step else math.nan for after in steps]
+        for step in steps
+    ]
+
+
+def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
+    """Mean over earlier steps i of ``R[i][T-1] - R[i][i]``; negative where later steps cost old classes.
+
+    Source: Lopez-Paz and Ranzato 2017, section 2, with IoU in the place of accuracy. Every step counts the same,
+    however many classes it brought. Steps without a number are left out; NaN if that leaves none.
+
+    Args:
+        matrix: see `step_matrix`.
+    """
+    gains = [row[-1] - row[step] for step, row in enumerate(matrix[:-1])]
+    return torch.tensor(gains, dtype=torch.float64).nanmean().item()
+
+
+def forgetting(iou_history: Sequence[Tensor]) -> float:
+    """Mean of `forgetting_by_class` over earlier foreground classes; NaN if none of them has a number."""
+    return forgetting_by_class(iou_history)[1:].nanmean().item()
+
+
+def forgetting_by_class(iou_history: Sequence[Tensor]) -> Tensor:
+    """``max_{s<t} IoU_c^s - IoU_c^t`` of each class c that earlier steps knew, (K_{t-1},) float64 on the CPU.
+
+    A class enters with the first vector that is long enough to hold it. NaN for classes without an IoU, now or in
+    every earlier step. Negative where a class has improved.
 
     Args:
         iou_history: IoU after steps 0..t, t >= 1, not shrinking in length.
@@ -134,7 +187,7 @@ def forgetting(iou_history: Sequence[Tensor]) -> float:
     for iou in earlier:
         best[: len(iou)] = torch.fmax(best[: len(iou)], iou.double().cpu())
     drop = best - now[: len(best)].double().cpu()
-    return drop.masked_fill(best == -math.inf, math.nan)[1:].nanmean().item()
+    return drop.masked_fill(best == -math.inf, math.nan)
 
 
 def final_metrics(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bacs.building import build_method, build_model
 from bacs.checkpoints import Snapshot
-from bacs.compat import absent_iou, token_defects
+from bacs.compat import absent_iou
 from bacs.config import RunConfig
 from bacs.data import SegmentationData, StepView
 from bacs.distributed import gathered, rank, world_size
 from bacs.evaluation import Evaluator, Scores
 from bacs.events import EpochEnded, Event, Point, RunEnded, StepEnded
-from bacs.losses.base import Batch, Method, MethodOptions, StepContext
+from bacs.losses.base import Batch, StepContext
 from bacs.media import Media
 from bacs.metrics import domain_metrics, final_metrics, step_metrics
 from bacs.model import Model
+from bacs.model_record import ModelRecord
 from bacs.networks import TOKEN_INITS, synced
 from bacs.ood import OodTest
 from bacs.optimisation import StepOptimizer
@@ -34,6 +36,7 @@ from bacs.precision import set_up_numerics
 from bacs.randomness import seed_everything
 from bacs.remembering import Remembering, recall
 from bacs.replay import ReplayMemory
+from bacs.report import History
 from bacs.stream import Stream
 
 
@@ -61,10 +64,9 @@ class ContinualRun:
         self.evaluator = Evaluator(self.stream, training.eval_batch_size, absent_iou(config.compat))
         self.media = Media(self.stream, self.evaluator)
         self.ood = OodTest(config.ood, self.stream) if config.ood is not None else None
-        self.method: Method = config.loss.factory(
-            config.loss.settings, MethodOptions(training.bg_detector, config.compat)
-        )
-        self.model = self._new_model()
+        self.method = build_method(config.loss, training, config.compat)
+        seed_everything(training.seed, "network")
+        self.model = build_model(config.network, self.method, self.data.channels, config.compat)
         self.teacher: Model | None = None
         capacity, policy = self.method.memory
         self.memory = ReplayMemory(
@@ -85,10 +87,7 @@ class ContinualRun:
         """Trains whatever is not done yet."""
         for step in range(self._place[0], self.split.n_steps):
             yield from self._step(step)
-        final = final_metrics([self._metrics(self._tested, step) for step in range(self.split.n_steps)])
-        validated = self._metrics(self._validated, self.split.n_steps - 1)["miou/all"]
-        final |= {"final/val_miou": validated}
-        yield RunEnded({name: value for name, value in final.items() if not math.isnan(value)})
+        yield RunEnded(self._final())
 
     def _step(self, step: int) -> Iterator[Event]:
         if self._place[1] == 0:
@@ -103,7 +102,7 @@ class ContinualRun:
             self.points += points
             yield EpochEnded(step, epoch + 1, epochs, self._epochs_before(step) + epoch + 1, self.epochs_total, points)
         ended = self._end_step(step, view)
-        yield from self.media.pictures(step, self.model, self._lengths[step])
+        yield from self.media.pictures(step, self.model, self._lengths[step], self._tested)
         yield ended
 
     def _begin_step(self, step: int) -> None:
@@ -119,6 +118,10 @@ class ContinualRun:
         self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = StepOptimizer(self.config, self.method, self.model, step, self._lengths[step])
         self.media.begin_step(step, self.model)
+        if step > 0:
+            view, size = self.stream.training_view(step), training.eval_batch_size
+            with self.numerics.autocast(), torch.no_grad():
+                self.method.begin_step(self._context(step, 0), self.stream.in_order(view, size))
         self._seconds = 0.0
 
     def _growth_init(self) -> str:
@@ -154,7 +157,9 @@ class ContinualRun:
         means["lr"] = optimizer.lr
         means |= self.media.epoch_metrics(start)
         if (epoch + 1) % training.val_every == 0 or epoch + 1 == len(self._lengths[step]):
-            means["val/miou"] = self._mean_iou(self.evaluator.measure(self.model, "val", step))
+            validated = self.evaluator.measure(self.model, "val", step)
+            self.media.measured(step, epoch + 1, validated)
+            means["val/miou"] = self._mean_iou(validated)
         return self._points_at(self._epochs_before(step) + epoch + 1, means)
 
     def _terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
@@ -173,13 +178,14 @@ class ContinualRun:
             Remembering(self.stream, self.model, view, step, size, self.config.compat).fill(self.memory)
         self._tested.append(self.evaluator.measure(self.model, "test", step))
         self._validated.append(self.evaluator.measure(self.model, "val", step))
+        self.media.measured(step, None, self._tested[step])
         self._seconds += time.perf_counter() - started
         extra |= self.media.step_metrics(step, self.model)
         extra |= self.ood.measure(self.model, step) if self.ood is not None else {}
         points = self._step_points(step, extra)
         self.points += points
         self._place, self._optimizer = (step + 1, 0), None
-        names = {self.stream.class_name(i): value for i, value in enumerate(self._tested[-1].iou)}
+        names = dict(zip(self.class_names, self._tested[step].iou, strict=False))
         return StepEnded(step, self.split.n_steps, names, points)
 
     # ------------------------------------------------------------------ snapshots
@@ -192,6 +198,7 @@ class ContinualRun:
             "validated": [dataclasses.asdict(scores) for scores in self._validated],
             "points": [list(point) for point in self.points],
             "seconds": self._seconds,
+            "model": ModelRecord.of(self.config, self.data, self.split).state(),
             **self.media.state(),
         }
         if epoch == 0:
@@ -230,6 +237,18 @@ class ContinualRun:
         self.media.restore(meta)
 
     # ------------------------------------------------------------------ measuring
+
+    def history(self) -> History:
+        """What has been measured in the steps that are finished."""
+        ended = self.steps_done == self.split.n_steps
+        final = self._final() if ended else {}
+        return History(self.config, self.split, self.class_names, self._tested, self.points, final, self.media.frames)
+
+    def _final(self) -> dict[str, float]:
+        """After the last step."""
+        final = final_metrics([self._metrics(self._tested, step) for step in range(self.split.n_steps)])
+        final["final/val_miou"] = self._metrics(self._validated, self.split.n_steps - 1)["miou/all"]
+        return {name: value for name, value in final.items() if not math.isnan(value)}
 
     def _means(self, sums: dict[str, Tensor], n_batches: int) -> dict[str, float]:
         """Terms of the loss over the epoch: the mean over the batches and over the ranks."""
@@ -278,6 +297,11 @@ class ContinualRun:
         return [*self.config.notes, *self.model.network.notes]
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of each internal label of the whole run."""
+        return tuple(self.stream.class_name(label) for label in range(len(self.split.label_ids)))
+
+    @property
     def epochs_total(self) -> int:
         return self._epochs_before(self.split.n_steps)
 
@@ -291,14 +315,6 @@ class ContinualRun:
 
     def _epochs_before(self, step: int) -> int:
         return sum(len(lengths) for lengths in self._lengths[:step])
-
-    def _new_model(self) -> Model:
-        seed_everything(self.config.training.seed, "network")
-        kind = self.config.network.factory
-        defects = token_defects(self.config.compat) if kind.growth_inits == TOKEN_INITS else {}
-        network = kind(self.config.network.settings, n_channels=self.data.channels, **defects)
-        detector = self.method.detection.build(network) if self.method.detection is not None else None
-        return Model(network, detector)
 
     def _optimizer_of_step(self) -> StepOptimizer:
         if self._optimizer is None:

@@ -73,14 +73,18 @@ class TrainingConfig:
     """Epochs between two measurements of ``val/miou``; the end of a step is always measured."""
     eval_batch_size: int = knob(50, acts_from=None, ge=1)
     log_images: int = knob(0, acts_from=None, ge=0)
-    """Test images drawn after each step: image, truth, prediction and what the detector has seen. Pictures lie in
-    ``pictures/`` beside the checkpoints, those of a sweep in the folder of the trial."""
+    """Test images drawn after each step: image, truth, prediction and what the detector has seen; from step 1 on also
+    where the pixels of old classes went (``background-shift``). Pictures lie in ``pictures/`` beside the checkpoints,
+    those of a sweep in the folder of the trial."""
     log_prototypes: bool = knob(False, acts_from=None)
     """After each step draw the class means of the projected features on the validation images and the prototypes
     (t-SNE), and measure the L1 distance of each class to the prototype of its step (``prototypes/l1/<class>``)."""
     log_drift: bool = knob(False, acts_from=None)
     """Measure at every fourth optimisation step how far the features of ten images of the step before have moved
     (``drift/features``, the mean of an epoch), and draw it."""
+    log_animation: bool = knob(False, acts_from=None)
+    """Leave ``confusion.gif`` among the results: the confusion matrix over training, a frame for each measurement of
+    ``val/miou`` (validation images) and one after each step (test images)."""
     debug: bool = knob(False)
     """Three optimisation steps an epoch, six images an evaluation: does everything run?"""
     sweep: bool = knob(False)

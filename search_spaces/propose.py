@@ -44,21 +44,22 @@ class StudySettings:
     """Random suggestions before TPE models the history."""
 
 
-def propose(settings: StudySettings, history: Sequence[Told], first: Params | None = None) -> Params | None:
+def propose(settings: StudySettings, history: Sequence[Told], first: Sequence[Params] = ()) -> Params | None:
     """Suggestion number ``len(history)``; ``None`` when the space has nothing new to offer.
 
     Args:
         settings: the study.
         history: all earlier suggestions, in order.
-        first: suggested as number 0: the default configuration. If it lies outside the space the sampler, which
-            knows no such values, does not see its result. (A grid tries its own combinations only.)
+        first: suggested as numbers 0, 1 ...: the default configuration, that of every method in a space of several.
+            If one lies outside the space the sampler, which knows no such values, does not see its result. (A grid
+            tries its own combinations only.)
     """
     number = len(history)
     if settings.algorithm == "grid":
         combinations = _grid(settings.space, first)
         return combinations[number] if number < len(combinations) else None
-    if number == 0 and first is not None:
-        return dict(first)
+    if number < len(first):
+        return dict(first[number])
     seen = [told.params for told in history]
     for attempt in range(RETRIES):
         params = _ask(settings, history, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
@@ -67,16 +68,10 @@ def propose(settings: StudySettings, history: Sequence[Told], first: Params | No
     return None
 
 
-def _grid(space: Space, first: Params | None) -> list[Params]:
+def _grid(space: Space, first: Sequence[Params]) -> list[Params]:
     combinations = space.grid()
-    if first in combinations:
-        combinations.remove(first)
-        combinations.insert(0, first)
-    return combinations
-
-
-def _inside(space: Space, params: Params) -> bool:
-    return all(d.key in params and d.contains(params[d.key]) for d in space.dimensions)
+    early = [params for params in first if params in combinations]
+    return early + [params for params in combinations if params not in early]
 
 
 def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
@@ -84,22 +79,37 @@ def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))
-        distributions = {d.key: d.distribution() for d in settings.space.dimensions}
         for told in history:
-            if not _inside(settings.space, told.params):
+            if not settings.space.contains(told.params):
                 continue
             if told.failed:
                 state = TrialState.FAIL
             else:
                 state = TrialState.RUNNING if told.value is None else TrialState.COMPLETE
+            dimensions = settings.space.dimensions_of(told.params)
             study.add_trial(
-                create_trial(state=state, params=told.params, distributions=distributions, value=told.value)
+                create_trial(
+                    state=state,
+                    params={d.name: told.params[d.key] for d in dimensions},
+                    distributions={d.name: d.distribution() for d in dimensions},
+                    value=told.value,
+                )
             )
         trial = study.ask()
-        return {dimension.key: dimension.suggest(trial) for dimension in settings.space.dimensions}
+        params: Params = {}
+        for dimension in settings.space.dimensions:
+            if dimension.varies(params):
+                params[dimension.key] = dimension.suggest(trial)
+        return params
 
 
 def _sampler(settings: StudySettings, seed: int) -> BaseSampler:
     if settings.algorithm == "random":
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=settings.startup_trials, multivariate=True, constant_liar=True)
+    return TPESampler(
+        seed=seed,
+        n_startup_trials=settings.startup_trials,
+        multivariate=True,
+        group=bool(settings.space.methods),  # the knobs of each method are modelled together
+        constant_liar=True,
+    )

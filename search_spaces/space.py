@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from bacs.errors import Fault, RequestError
 SPACES_DIR = Path(__file__).parent
 KINDS = ("float", "int", "choice")
 DIMENSION_KEYS = {"kind", "low", "high", "log", "choices", "grid"}
+
+METHOD_KEY = "loss"
+"""The key of the dimension that chooses the method; every other key is dotted."""
 
 Params = dict[str, Any]
 """Dotted configuration key -> value."""
@@ -35,13 +38,24 @@ class Dimension:
     choices: tuple[Any, ...] = ()
     grid: tuple[Any, ...] = ()
     """The values of a grid search; a choice uses its choices."""
+    when: str | None = None
+    """The method whose knob it is, in a space over several methods; ``None``: it always varies."""
+
+    @property
+    def name(self) -> str:
+        """Unique in a space, where several methods may have a knob of the same key."""
+        return self.key if self.when is None else f"{self.when}: {self.key}"
+
+    def varies(self, params: Params) -> bool:
+        """Whether a configuration that has chosen these values so far has this knob."""
+        return self.when is None or params.get(METHOD_KEY) == self.when
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if self.kind == "choice":
-            return trial.suggest_categorical(self.key, self.choices)
+            return trial.suggest_categorical(self.name, self.choices)
         if self.kind == "int":
-            return trial.suggest_int(self.key, int(self.low or 0), int(self.high or 0), log=self.log)
-        return trial.suggest_float(self.key, float(self.low or 0), float(self.high or 0), log=self.log)
+            return trial.suggest_int(self.name, int(self.low or 0), int(self.high or 0), log=self.log)
+        return trial.suggest_float(self.name, float(self.low or 0), float(self.high or 0), log=self.log)
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         if self.kind == "choice":
@@ -66,24 +80,43 @@ class Dimension:
 
     def __str__(self) -> str:
         if self.kind == "choice":
-            return f"{self.key} in {{{', '.join(str(choice) for choice in self.choices)}}}"
-        return f"{self.key} in [{self.low:g}, {self.high:g}]" + (" (log)" if self.log else "")
+            return f"{self.name} in {{{', '.join(str(choice) for choice in self.choices)}}}"
+        return f"{self.name} in [{self.low:g}, {self.high:g}]" + (" (log)" if self.log else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Named dimensions for one method."""
+    """Named dimensions for one method or, with a first dimension that chooses it, for several."""
 
     name: str
-    loss: str
-    """The ``loss=`` group choice whose keys the space varies."""
+    loss: str | None
+    """The ``loss=`` group choice whose keys the space varies; ``None``: the file names none, or varies it."""
     dimensions: tuple[Dimension, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The choices of ``loss`` that it varies over; empty: one method."""
+        return next((dimension.choices for dimension in self.dimensions if dimension.key == METHOD_KEY), ())
+
+    def dimensions_of(self, params: Params) -> list[Dimension]:
+        """The dimensions that a configuration with these values has."""
+        return [dimension for dimension in self.dimensions if dimension.varies(params)]
+
+    def contains(self, params: Params) -> bool:
+        """Whether every dimension has one of its values."""
+        return all(d.key in params and d.contains(params[d.key]) for d in self.dimensions_of(params))
 
     def grid(self) -> list[Params]:
         """Every combination of the grid values, the last dimension fastest."""
-        keys = [dimension.key for dimension in self.dimensions]
-        values = [dimension.grid_values() for dimension in self.dimensions]
-        return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*values)]
+        combinations: list[Params] = [{}]
+        for dimension in self.dimensions:
+            values = dimension.grid_values()
+            combinations = [
+                longer
+                for params in combinations
+                for longer in ([params | {dimension.key: v} for v in values] if dimension.varies(params) else [params])
+            ]
+        return combinations
 
 
 def known_spaces() -> list[str]:
@@ -104,17 +137,47 @@ def load_space(name: str) -> Space:
         raise RequestError.of("search.space", f"is {name!r}, which does not exist", f"known: {known}") from None
     except (OSError, yaml.YAMLError) as error:
         raise RequestError.of("search.space", f"{path} cannot be read: {error}", "correct the file") from None
+    if isinstance(raw, dict) and "methods" in raw:
+        return _space_of_methods(path, raw)
     if not isinstance(raw, dict) or not isinstance(raw.get("dimensions"), dict) or not raw["dimensions"]:
         raise RequestError.of("search.space", f"{path} has no dimensions", "list them under `dimensions:`")
+    loss = raw.get(METHOD_KEY)
+    return Space(path.stem, None if loss is None else str(loss), _dimensions(raw["dimensions"]))
+
+
+def _dimensions(settings: dict[str, Any]) -> tuple[Dimension, ...]:
     dimensions, faults = [], []
-    for key, settings in raw["dimensions"].items():
+    for key, value in settings.items():
         try:
-            dimensions.append(_dimension(str(key), settings))
+            dimensions.append(_dimension(str(key), value))
         except RequestError as error:
             faults.extend(error.faults)
     if faults:
         raise RequestError(faults)
-    return Space(path.stem, str(raw.get("loss", "bacs")), tuple(dimensions))
+    return tuple(dimensions)
+
+
+def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
+    """The choice of a method, and for each the dimensions of the shipped space of its name."""
+    methods = raw["methods"]
+    wrong = not isinstance(methods, list) or len(methods) < 2 or len(set(map(str, methods))) < len(methods)
+    if wrong or raw.keys() != {"methods"}:
+        problem = f"{path} has {raw!r}, but a space over methods lists two or more, each once, and nothing else"
+        raise RequestError.of("search.space", problem, "write methods: [mib, plop, ...]")
+    dimensions, faults = [Dimension(METHOD_KEY, "choice", choices=tuple(methods))], []
+    for method in methods:
+        try:
+            own = load_space(str(method))
+        except RequestError as error:
+            faults.extend(error.faults)
+            continue
+        if own.loss != method:
+            problem = f"{path} lists {method!r}, which is a space of loss={own.loss}"
+            faults.append(Fault("search.space", problem, "list methods that have a space of their name"))
+        dimensions += [dataclasses.replace(dimension, when=method) for dimension in own.dimensions]
+    if faults:
+        raise RequestError(faults)
+    return Space(path.stem, None, tuple(dimensions))
 
 
 def _dimension(key: str, settings: Any) -> Dimension:

@@ -17,7 +17,7 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
-from sweeps.settings import SweepConfig, lookup
+from sweeps.settings import SweepConfig
 from sweeps.trials import Trial, make_trial, split_name
 from trainables.folder import TrialFolder
 
@@ -59,7 +59,7 @@ class Ledger:
         self._journal = journal
         self._lock = threading.RLock()
         self._out: set[str] = set()  # handed out by this driver
-        self._default = {d.key: lookup(sweep.base, d.key) for d in sweep.space.dimensions}
+        self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
 
     # ------------------------------------------------------------------ handing out
@@ -151,7 +151,7 @@ class Ledger:
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
         settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
-        params = propose(settings, history, self._default if search.include_default else None)
+        params = propose(settings, history, self._defaults)
         if params is None:
             self._exhausted.add(split)
         return params

@@ -26,7 +26,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
     total = planned_total(sweep, state)
     training = sweep.base["training"]
     rows = [
-        ("method", f"{sweep.base['loss']['_target_']} on {sweep.base['dataset']['_target_']}"),
+        ("method", f"{_method(sweep)} on {sweep.base['dataset']['_target_']}"),
         ("mode", f"{training['mode']}, {_length(training)}"),
         ("space", "\n".join(str(dimension) for dimension in sweep.space.dimensions)),
         ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
@@ -43,6 +43,11 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         counts = ", ".join(f"{count} {name}" for name, count in state.counts().items() if count)
         rows.append(("exists", f"{counts or 'nothing yet'}; `run` continues it"))
     return rows
+
+
+def _method(sweep: SweepConfig) -> str:
+    methods = sweep.space.methods
+    return f"one of {len(methods)} methods" if methods else str(sweep.base["loss"]["_target_"])
 
 
 def _length(training: dict[str, object]) -> str:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bacs.compose import compose
+import yaml
+
+from bacs.compose import CONF_DIR, compose, group_options
 from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.schema import knob, parse_all
 from search_spaces.propose import ALGORITHMS
-from search_spaces.space import Params, Space, load_space
+from search_spaces.space import METHOD_KEY, Params, Space, load_space
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 REFERENCES = ("joint", "finetune")
@@ -55,7 +57,7 @@ class SearchSettings:
     references: list[str] = knob(list(REFERENCES))
     """Run once per split and seed beside the trials: joint training above, fine-tuning below."""
     include_default: bool = knob(True)
-    """The first configuration of every split is the method's default."""
+    """The first configuration of every split is the method's default (in a space over methods, that of each)."""
     seed: int = knob(0, ge=0)
     """Of the suggestions."""
     startup_trials: int = knob(4, ge=1)
@@ -100,6 +102,25 @@ class SweepConfig:
     @property
     def folder(self) -> Path:
         return Path(self.launch.storage) / self.launch.name
+
+    @property
+    def defaults(self) -> list[Params]:
+        """The default configuration as a point of the space; in a space over methods that of each."""
+        starts: list[Params] = [{METHOD_KEY: method} for method in self.space.methods] or [{}]
+        return [self._default(start) for start in starts]
+
+    def _default(self, start: Params) -> Params:
+        run = RunConfig.from_dict(configured(self.base, start))
+        # What null stands for in keys that spaces vary; null itself lies in no range.
+        implied = {
+            "training.lr_next": run.optimizer.settings["lr"],
+            "training.new_head_init": run.loss.factory.head_init,
+        }
+        for dimension in self.space.dimensions_of(start):
+            if dimension.key != METHOD_KEY:
+                value = lookup(run.resolved, dimension.key)
+                start[dimension.key] = implied.get(dimension.key) if value is None else value
+        return start
 
     @property
     def tracking_uri(self) -> str:
@@ -166,6 +187,29 @@ def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
     return changed
 
 
+def configured(base: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """The run that a point of the space makes of the base.
+
+    A value of ``loss`` itself is a method: its shipped settings take the place of the base's, unless the base has the
+    same method, with the settings that the sweep was asked for.
+    """
+    method = params.get(METHOD_KEY)
+    if method is not None:
+        section = method_section(method)
+        if section["_target_"] != base[METHOD_KEY]["_target_"]:
+            base = {**base, METHOD_KEY: section}
+    return nested(base, {key: value for key, value in params.items() if key != METHOD_KEY})
+
+
+def method_section(method: str) -> dict[str, Any]:
+    """What ``loss=method`` stands for."""
+    known = group_options(METHOD_KEY)
+    if method not in known:
+        raise RequestError.of("search.space", f"names loss={method}, which is unknown", f"known: {', '.join(known)}")
+    section: dict[str, Any] = yaml.safe_load((CONF_DIR / METHOD_KEY / f"{method}.yaml").read_text(encoding="utf-8"))
+    return section
+
+
 def lookup(values: Mapping[str, Any], key: str) -> Any:
     """The value under a dotted key; ``KeyError`` if there is none."""
     found: Any = values
@@ -230,17 +274,34 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
     return space, faults
 
 
+def _check_method(space: Space, base: dict[str, Any]) -> list[Fault]:
+    """A space of one method fits the run's."""
+    if space.loss is None:
+        return []
+    try:
+        wanted = method_section(space.loss)["_target_"]
+    except RequestError as error:
+        return error.faults
+    found = base[METHOD_KEY]["_target_"]
+    problem = f"is {space.name}, a space of loss={space.loss}, but the run has {found}"
+    remedy = f"add loss={space.loss}, or choose a space of that method"
+    return [] if wanted == found else [Fault("search.space", problem, remedy)]
+
+
 def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
     """Every value that a dimension can take must make a legal run."""
-    faults = []
+    faults = _check_method(space, base)
+    if faults:
+        return faults
     for dimension in space.dimensions:
         if dimension.key in ("training.split", "training.seed"):
             remedy = f"list the values under search.{dimension.key.split('.')[1]}s"
             faults.append(Fault(f"search.space: {dimension.key}", "is not searched but enumerated", remedy))
             continue
+        method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
         for value in dict.fromkeys(dimension.extremes()):
             try:
-                RunConfig.from_dict(nested(base, {dimension.key: value}))
+                RunConfig.from_dict(configured(base, method | {dimension.key: value}))
             except RequestError as error:
                 faults += [
                     Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy)

@@ -12,7 +12,7 @@ from bacs.data import SegmentationData
 from bacs.precision import set_up_numerics
 from bacs.stream import Stream
 from search_spaces.space import Params
-from sweeps.settings import SweepConfig, nested
+from sweeps.settings import SweepConfig, configured, nested
 
 CROSS_ENTROPY = {"_target_": "bacs.losses.crossentropy.CrossEntropy"}
 
@@ -45,7 +45,7 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
     }
     if sweep.resources.gpus_per_trial == 0:
         place["training.device"] = "cpu"
-    config = nested(sweep.base, {**params, **place})
+    config = configured(sweep.base, {**params, **place})
     if role != "trial":
         config["loss"] = dict(CROSS_ENTROPY)
     if role == "joint":
@@ -57,7 +57,7 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
         "split": name,
         "mode": checked.training.mode,
         "seed": seed,
-        "loss": checked.loss.target.rpartition(".")[2].lower(),
+        "loss": checked.loss.target.split(".")[-2],
         "reused_steps": 0,
     }
     key = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()[:12]

@@ -33,6 +33,10 @@ class TrialFolder:
     def pictures(self) -> Path:
         return self.path / "pictures"
 
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Stores the resolved configuration; done by the driver before the trial is handed out."""
         self.path.mkdir(parents=True, exist_ok=True)

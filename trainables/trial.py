@@ -18,6 +18,7 @@ from bacs.events import EpochEnded, Picture, Point, RunEnded, StepEnded
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.media import save_picture
+from bacs.report import write_results
 from bacs.run import ContinualRun
 from trainables.folder import TrialFolder
 
@@ -59,8 +60,10 @@ def _drive(run: ContinualRun, folder: TrialFolder) -> None:
             save_picture(folder.pictures, event)
         elif isinstance(event, StepEnded):
             checkpoints.save(run.snapshot())
+            write_results(folder.results, run.history())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)
         elif isinstance(event, RunEnded):
+            write_results(folder.results, run.history())  # again, in case the last attempt ended before it could
             _report("final", run.steps_done, run.epochs_done, [], final=event.final)
 
 

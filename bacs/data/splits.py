@@ -44,6 +44,11 @@ class TaskSplit:
         return tuple(chain.from_iterable(self.steps))
 
     @property
+    def label_ids(self) -> tuple[int, ...]:
+        """Original class id of each internal label, background included."""
+        return (0, *self.class_order)
+
+    @property
     def heads(self) -> tuple[int, ...]:
         """Number of foreground classes per step."""
         return tuple(len(step) for step in self.steps)
@@ -86,6 +91,10 @@ class DomainSplit(TaskSplit):
     """
 
     n_classes: int
+
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        return tuple(range(self.n_classes))
 
     @property
     def heads(self) -> tuple[int, ...]:

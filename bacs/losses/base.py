@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bacs.compat import CompatConfig
 from bacs.losses.detection import Detection, DetectionSettings
-from bacs.model import Model
+from bacs.model import MethodState, Model
+from bacs.networks import NetworkOutput, SegmentationNetwork
 from bacs.replay import ReplayBatch
 
 
@@ -46,6 +48,18 @@ class StepContext:
     old_labels_shown: bool
     """Whether labels of earlier steps are annotated too (mode ``sequential``)."""
 
+    @property
+    def has_background(self) -> bool:
+        """Whether label 0 is background; in streams of domains it is a class like any other."""
+        return bool(self.step_of_class[0] < 0)
+
+    @torch.no_grad()
+    def taught(self, images: Tensor) -> NetworkOutput:
+        """What the teacher makes of images; there is one from step 1 on, for methods that use it."""
+        if self.teacher is None:
+            raise AssertionError("the run gives methods that use a teacher one from step 1 on")
+        return self.teacher(images)
+
 
 @dataclass(frozen=True, slots=True)
 class MethodOptions:
@@ -57,7 +71,7 @@ class MethodOptions:
 
 
 class Method(ABC):
-    """Composes the functional losses; holds settings, never weights or history."""
+    """Composes the functional losses; holds settings and what `begin_step` derives, never weights or history."""
 
     Config: ClassVar[type]
     uses_teacher: ClassVar[bool] = False
@@ -83,6 +97,16 @@ class Method(ABC):
 
     def detection_settings(self) -> DetectionSettings:
         return DetectionSettings()
+
+    def build_state(self, network: SegmentationNetwork) -> MethodState | None:
+        """Statistics of the method's own that live across steps; ``context.model.state`` while it runs."""
+        return None
+
+    def begin_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
+        """Called before the first epoch of a step >= 1, without gradients, with this rank's images in order.
+
+        Called again when a run resumes in mid-step, with the model and the teacher as they were then.
+        """
 
     @abstractmethod
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:

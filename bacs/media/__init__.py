@@ -1,6 +1,7 @@
-"""Pictures of a run and the measurements behind them: predictions, prototypes, drift of the features."""
+"""Pictures of a run and the measurements behind them: predictions, prototypes, drift, confusion, background shift."""
 
+from bacs.media.animation import Frame, animate
 from bacs.media.folder import save_picture
 from bacs.media.media import Media
 
-__all__ = ["Media", "save_picture"]
+__all__ = ["Frame", "Media", "animate", "save_picture"]

@@ -1,10 +1,11 @@
-"""Charts: points in the plane, and a curve. Drawn at three times their size and reduced, which smooths every line."""
+"""Charts: points in the plane, a curve, bars. Drawn at three times their size and reduced, so that lines are smooth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ SIZE = (640, 480)
 _FINER = 3
 _TITLE = 20  # height of the middle of the title
 _LINE: Colour = (31, 97, 160)
+_BAR = 0.7  # width of a bar; their distance is 1
 _RADIUS = {"disc": 6.0, "diamond": 8.0}
 
 Place = tuple[float, float]
@@ -66,6 +68,34 @@ def curve(title: str, x_name: str, y_name: str, points: Sequence[Place], divider
     return chart.finished()
 
 
+def stacked_bars(
+    title: str,
+    x_name: str,
+    y_name: str,
+    bars: Sequence[tuple[int, Sequence[float]]],
+    colours: Sequence[Colour],
+    last: int,
+) -> NDArray[np.uint8]:
+    """Shares of a whole, with their percents where there is room.
+
+    Args:
+        title: above the chart.
+        x_name: below the horizontal axis.
+        y_name: above the vertical axis.
+        bars: (place 1..last, shares from the bottom up, which add up to 1).
+        colours: of the shares.
+        last: place of the last bar, if it is drawn.
+    """
+    chart = _Chart(title, _WITH_AXES, (0.5, last + 0.5), (0.0, 1.0))
+    for place, shares in bars:
+        ends = [0.0, *accumulate(shares)]
+        for (low, high), colour in zip(pairwise(ends), colours, strict=True):
+            if high > low:
+                chart.block(place, low, high, colour)
+    chart.axes(x_name, y_name, ())
+    return chart.finished()
+
+
 class _Chart:
     """A framed plot; marks and lines are given in the units of the data, everything else in pixels."""
 
@@ -105,6 +135,15 @@ class _Chart:
         for place in places if len(places) <= 60 else []:
             self._disc(place, 3.0, _LINE)
 
+    def block(self, x: float, low: float, high: float, colour: Colour) -> None:
+        """A part of a bar around ``x``, with its height in percent."""
+        left, bottom = self._place((x - _BAR / 2, low))
+        right, top = self._place((x + _BAR / 2, high))
+        self._draw.rectangle(_finer_box((left, top, right, bottom)), fill=colour)
+        text = f"{100 * (high - low):.0f} %"
+        if bottom - top > TEXT_SIZE and right - left > font().getlength(text) + 4:
+            self._text(((left + right) / 2, (top + bottom) / 2), text, "mm", fill=PAPER)
+
     def axes(self, x_name: str, y_name: str, dividers: Sequence[int]) -> None:
         left, top, right, bottom = self._frame
         for divider in dividers:
@@ -122,9 +161,9 @@ class _Chart:
         self._text(((left + right) / 2, SIZE[1] - 16), x_name, "mm")
         self._text((left, top - 6), y_name, "ls")
 
-    def _text(self, place: Place, text: str, anchor: str, size: int = TEXT_SIZE) -> None:
+    def _text(self, place: Place, text: str, anchor: str, size: int = TEXT_SIZE, fill: Colour = INK) -> None:
         (finer,) = _finer([place])
-        self._draw.text(finer, text, INK, font(size * _FINER), anchor=anchor)
+        self._draw.text(finer, text, fill, font(size * _FINER), anchor=anchor)
 
     def _disc(self, place: Place, radius: float, colour: Colour) -> None:
         self._draw.ellipse(_finer_box(_around(*place, radius)), fill=colour, outline=INK, width=_FINER)

@@ -1,4 +1,4 @@
-"""What a run tells beside its metrics, as ``training.log_images``, ``log_prototypes`` and ``log_drift`` ask for it."""
+"""What a run tells beside its metrics, as the keys ``training.log_*`` ask for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacs.distributed import rank
-from bacs.evaluation import Evaluator
+from bacs.evaluation import Evaluator, Scores
 from bacs.events import Picture
+from bacs.media.animation import Frame
 from bacs.media.charts import Mark, curve, scatter
 from bacs.media.drift import Drift, Measurement
 from bacs.media.features import ClassMeans, class_means, embed
 from bacs.media.gallery import Gallery
 from bacs.media.page import INK, Colour
 from bacs.media.palette import label_colours
+from bacs.media.shift import shift_chart
 from bacs.model import Model
 from bacs.stream import Stream
 
@@ -30,6 +32,8 @@ class Media:
         self._gallery = Gallery(stream, evaluator, training.log_images)
         self._drift = Drift(stream) if training.log_drift else None
         self._means: ClassMeans | None = None
+        self.frames: list[Frame] = []
+        """Of the animation, over the whole run; survive in snapshots."""
 
     @property
     def draws(self) -> bool:
@@ -57,14 +61,25 @@ class Media:
         mean = self._drift.mean_after(start) if self._drift is not None else None
         return {} if mean is None else {"drift/features": mean}
 
+    def measured(self, step: int, epoch: int | None, scores: Scores) -> None:
+        """After every measurement. Args: epoch: finished epochs of the step; ``None``: the step is finished."""
+        frame = Frame.of(step, epoch, scores.matrix) if self.stream.training.log_animation else None
+        if frame is not None:
+            self.frames.append(frame)
+
     def state(self) -> dict[str, Any]:
         """What a snapshot must hold to go on in mid-step."""
-        return {} if self._drift is None else {"drift": [list(point) for point in self._drift.measured]}
+        state = {} if self._drift is None else {"drift": [list(point) for point in self._drift.measured]}
+        if self.stream.training.log_animation:
+            state["frames"] = [frame.state() for frame in self.frames]
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """After :meth:`begin_step`. Args: state: has more keys; lacks ours where ``log_drift`` was off until now."""
+        """After :meth:`begin_step`. Args: state: has more keys; lacks ours where their switches were off until now."""
         if self._drift is not None:
             self._drift.measured = [(done, change) for done, change in state.get("drift", [])]
+        if self.stream.training.log_animation:
+            self.frames = [Frame.from_state(frame) for frame in state.get("frames", [])]
 
     # ------------------------------------------------------------------ after a step
 
@@ -77,11 +92,20 @@ class Media:
         found = self._means.distances()
         return {f"prototypes/l1/{self.stream.class_name(label)}": gap for label, gap in found.items()}
 
-    def pictures(self, step: int, model: Model, lengths: Sequence[int]) -> Iterator[Picture]:
-        """Of a finished step. Args: lengths: optimisation steps of each of its epochs."""
+    def pictures(self, step: int, model: Model, lengths: Sequence[int], tested: Sequence[Scores]) -> Iterator[Picture]:
+        """Of a finished step.
+
+        Args:
+            step: 0-based.
+            model: as it is now.
+            lengths: optimisation steps of each epoch of the step.
+            tested: on the test images after each step so far.
+        """
         if rank() != 0:
             return
         yield from self._gallery.pictures(step, model)
+        if self.stream.training.log_images > 0 and step > 0 and not self.stream.by_domain:
+            yield Picture("background-shift", step, shift_chart(tested, self.stream.split))
         if self._means is not None:
             yield Picture("prototypes", step, self._map(self._means, step))
         if self._drift is not None and self._drift.measured:

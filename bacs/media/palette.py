@@ -25,15 +25,22 @@ def colour_map() -> NDArray[np.uint8]:
     return colours
 
 
-def label_colours(split: TaskSplit) -> NDArray[np.uint8]:
-    """(256, 3) the colour of each internal label: that of its class id, so that a class has one colour in all splits.
+def mask_palette(split: TaskSplit) -> NDArray[np.uint8]:
+    """(256, 3) the colour of each class id of the dataset.
 
-    In a stream of domains, which has no background, label i has the colour of id i + 1.
+    In a stream of domains, which has no background, id i has the colour of i + 1.
     """
     colours = colour_map()
-    of_labels = colours.copy()
-    ids = range(1, split.n_classes + 1) if isinstance(split, DomainSplit) else (0, *split.class_order)
-    of_labels[: len(ids)] = colours[list(ids)]
+    if isinstance(split, DomainSplit):
+        colours[: split.n_classes] = colours[1 : split.n_classes + 1].copy()
+    return colours
+
+
+def label_colours(split: TaskSplit) -> NDArray[np.uint8]:
+    """(256, 3) the colour of each internal label: that of its class id, so a class has one colour in all splits."""
+    palette = mask_palette(split)
+    of_labels = palette.copy()
+    of_labels[: len(split.label_ids)] = palette[list(split.label_ids)]
     return of_labels
 
 

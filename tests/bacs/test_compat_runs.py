@@ -23,6 +23,8 @@ NO_EFFECT_ON_TINY_DIGITS = {
     "replay_autocontrast",  # nothing is left to stretch
     "token_bias_from_weights",  # no tokens
     "normalised_replay_logits",
+    "sdr_official",  # of other methods
+    "plop_official",
     "absent_classes_score_zero",  # changes metrics alone
 }
 

@@ -52,7 +52,8 @@ def test_all_faults_are_told_together():
 
 
 def test_unknown_choices_and_text_that_is_no_override():
-    assert "bacs, bacs_ref, crossentropy" in faults_of("loss=bax")["loss"]
+    known = "bacs, bacs_ref, crossentropy, der, derpp, er, feature_distillation, ilt, lwf, lwf_mc, mib, "
+    assert known + "output_distillation, plop, pseudo_label, sdr" in faults_of("loss=bax")["loss"]
     assert "KEY=VALUE" in faults_of("what")["what"]
 
 

@@ -121,6 +121,7 @@ def test_domain_metrics_by_hand():
     expected = {"all": 0.4, "base": 0.3, "novel": (0.7 + 0.5) / 2, "old": (0.3 + 0.7) / 2, "new": 0.5}
     assert {name: found[f"miou/{name}"] for name in expected} == pytest.approx(expected)
     assert found["forgetting"] == pytest.approx(((0.7 - 0.3) + (0.9 - 0.7)) / 2)
+    assert found["backward_transfer"] == pytest.approx(((0.3 - 0.7) + (0.7 - 0.9)) / 2)
     first = domain_metrics(history, iou(0.8, 0.6), 0)
     assert first == pytest.approx({"miou/all": 0.7, "miou/base": 0.7, "miou/new": 0.7})
 

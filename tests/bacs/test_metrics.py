@@ -11,9 +11,12 @@ from bacs.metrics import (
     IGNORE,
     ConfusionMatrix,
     auroc_ap,
+    backward_transfer,
     final_metrics,
     forgetting,
+    forgetting_by_class,
     group_miou,
+    step_matrix,
     step_metrics,
 )
 
@@ -134,6 +137,7 @@ def test_groups_at_each_step():
             "miou/old": 1.35 / 2,
             "miou/new": 0.5,
             "forgetting": (0.1 - 0.05) / 2,
+            "backward_transfer": (0.7 + 0.65) / 2 - 0.7,
         }
     )
     # Class 5 has no ground truth; classes 1-3 are old; class 3 fell from 0.5 to 0.1 and is novel, not base.
@@ -145,6 +149,7 @@ def test_groups_at_each_step():
             "miou/old": 1.4 / 3,
             "miou/new": 0.4,
             "forgetting": (0.2 - 0.05 + 0.4) / 3,
+            "backward_transfer": ((0.65 - 0.7) + (0.1 - 0.5)) / 2,
         }
     )
 
@@ -169,6 +174,26 @@ def test_forgetting_leaves_out_classes_without_a_past_or_a_present():
     assert forgetting([past, now]) == pytest.approx(0.2)
     assert math.isnan(forgetting([vector(0.9, NAN), vector(0.9, 0.1)]))
     assert forgetting([vector(0.9, NAN), vector(0.9, 0.5), vector(0.9, 0.1)]) == pytest.approx(0.4)
+
+
+def test_forgetting_of_each_class_looks_back_to_its_best_step():
+    expected = vector(0.1, 0.2, -0.05, 0.4)
+    torch.testing.assert_close(forgetting_by_class(HISTORY), expected)
+    assert forgetting_by_class([vector(0.9, NAN), vector(0.9, 0.1)]).isnan().tolist() == [False, True]
+
+
+def test_step_matrix_holds_the_classes_of_a_step_without_background():
+    found = torch.tensor(step_matrix(HISTORY, HEADS))
+    expected = torch.tensor([[0.7, 0.675, 0.65], [NAN, 0.5, 0.1], [NAN, NAN, 0.4]])
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    ((absent,),) = step_matrix([vector(0.9, NAN)], (1,))
+    assert math.isnan(absent)
+
+
+def test_backward_transfer_leaves_out_steps_without_a_number():
+    assert backward_transfer([[0.5, 0.7], [NAN, 0.1]]) == pytest.approx(0.2)
+    assert backward_transfer([[0.5, 0.6, 0.8], [NAN, NAN, 0.3], [NAN, NAN, 0.2]]) == pytest.approx(0.3)
+    assert math.isnan(backward_transfer([[0.5]]))
 
 
 def test_final_metrics_of_a_run():

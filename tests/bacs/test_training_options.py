@@ -271,6 +271,7 @@ def test_every_key_is_tested_somewhere():
         "name", "exp_name", "ckpt_dir",  # test_command_line.py
         "n_gpus",  # test_launch.py
         "log_images", "log_prototypes", "log_drift",  # test_media.py
+        "log_animation",  # test_animation.py
     }  # fmt: skip
     tested = {
         "epochs", "next_epochs", "iterations_per_epoch", "steps_per_class", "batch_size", "accumulate_gradients",

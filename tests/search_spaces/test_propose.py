@@ -32,8 +32,8 @@ def test_suggestions_lie_in_the_space(name, algorithm):
     for number in range(8):
         params = propose(settings(algorithm, space), history)
         assert params is not None
-        assert params.keys() == {d.key for d in space.dimensions}
-        assert all(d.contains(params[d.key]) for d in space.dimensions)
+        assert params.keys() == {d.key for d in space.dimensions_of(params)}
+        assert space.contains(params)
         assert params not in [told.params for told in history]
         history.append(Told(params, 0.1 * number))
 
@@ -64,11 +64,11 @@ def test_running_and_failed_trials_are_part_of_the_history():
 
 def test_the_default_comes_first_and_may_lie_outside_the_space():
     default = {"loss.buffer_size": 300, "loss.prototype_margin": 0.0, "loss.lkd": 0.05}
-    assert propose(settings("tpe"), [], default) == default
+    assert propose(settings("tpe"), [], [default]) == default
     outside = default | {"loss.lkd": 0.0}
-    assert propose(settings("tpe"), [], outside) == outside
+    assert propose(settings("tpe"), [], [outside]) == outside
     assert propose(settings("tpe"), [Told(outside, 0.5)]) == propose(settings("tpe"), [Told(outside, 0.9)])
-    assert propose(settings("grid"), [], default) == default
+    assert propose(settings("grid"), [], [default]) == default
 
 
 def test_grid_is_complete_and_without_repetition():

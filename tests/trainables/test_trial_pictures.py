@@ -1,6 +1,8 @@
-"""A trial keeps its pictures in its own folder, and reports nothing more for them."""
+"""A trial keeps its pictures and results in its own folder, and reports nothing more for them."""
 
 from __future__ import annotations
+
+import json
 
 import trainables.trial
 from bacs.run import ContinualRun
@@ -16,3 +18,6 @@ def test_pictures_lie_in_the_folder_of_the_trial(tiny_config, tiny_digits, tmp_p
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(files) == 2
     assert all(name.startswith("pictures/step-0/image-") for name in files)
+    results = {path.name for path in (tmp_path / "results").iterdir()}
+    assert results == {"metrics.json", "steps.csv", "classes.csv", "confusion-0.csv"}
+    assert json.loads((tmp_path / "results/metrics.json").read_text())["final"] == reports[-1]["final"]
