@@ -39,9 +39,8 @@ def read_batches(view: Readable, picks: list[Pick], num_workers: int, pin: bool)
         yield from (view.batch(*pick) for pick in picks)
         return
     workers = min(num_workers, len(picks))
-    own = (
-        torch.Generator()
-    )  # otherwise the loader would draw from the global one, and dropout would come out differently
+    # Without one of its own the loader would draw from the global generator, and dropout would come out differently.
+    own = torch.Generator()
     yield from DataLoader(_Picked(view, picks), batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
 
 

@@ -50,9 +50,7 @@ class Prototypes(nn.Module):
             step_of_class: (K,) step of each internal label, -1 for background.
             row: the step whose prototype is updated.
         """
-        total, count = self._sum(features, labels, step_of_class, row)
-        packed = sum_over_ranks(torch.cat([total, count[None]]))
-        total, count = packed[:-1], packed[-1]
+        total, count = of_all_ranks(*self._sum(features, labels, step_of_class, row))
         past = self.counts[row] * (self.decay if row == len(self.counts) - 1 else 1.0)
         if count > 0:
             mean = (past * self.values[row].double() + total) / (past + count)
@@ -74,6 +72,12 @@ def foreground_sum(features: Tensor, labels: Tensor, step_of_class: np.ndarray, 
     # The channel axis goes last before masking: masking (B, C, h, w) directly would mix channels of different images.
     rows = features.permute(0, 2, 3, 1)[chosen].double()
     return rows.sum(dim=0), rows.new_tensor(float(len(rows)))
+
+
+def of_all_ranks(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over all ranks of what :func:`foreground_sum` returned on each, in one message."""
+    packed = sum_over_ranks(torch.cat([total, count[None]]))
+    return packed[:-1], packed[-1]
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ class ContinualRun:
         self._place = (0, 0)  # step and finished epochs in it
         self._tested: list[Scores] = []
         self._validated: list[Scores] = []
+        self._validated_epoch: Scores | None = None  # of the model as it is, if this process has measured it
         self._seconds = 0.0  # of the step under way
 
     # ------------------------------------------------------------------ the course of a run
@@ -133,6 +134,7 @@ class ContinualRun:
         training = self.config.training
         seed_everything(training.seed, "epoch", step, epoch, *([rank()] if rank() else []))
         self.model.train()
+        self._validated_epoch = None
         context = self._context(step, epoch)
         optimizer = self._optimizer_of_step()
         start, n_iterations = sum(self._lengths[step][:epoch]), self._lengths[step][epoch]
@@ -160,6 +162,7 @@ class ContinualRun:
             validated = self.evaluator.measure(self.model, "val", step)
             self.media.measured(step, epoch + 1, validated)
             means["val/miou"] = self._mean_iou(validated)
+            self._validated_epoch = validated
         return self._points_at(self._epochs_before(step) + epoch + 1, means)
 
     def _terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
@@ -176,8 +179,10 @@ class ContinualRun:
             extra = self.method.diagnose(context, self.stream.in_order(self.stream.seen_view("val", step), size))
         if step + 1 < self.split.n_steps and self.memory.capacity > 0:
             Remembering(self.stream, self.model, view, step, size, self.config.compat).fill(self.memory)
+            if self.config.compat.train_mode_collection:  # has moved the running statistics
+                self._validated_epoch = None
         self._tested.append(self.evaluator.measure(self.model, "test", step))
-        self._validated.append(self.evaluator.measure(self.model, "val", step))
+        self._validated.append(self._validated_epoch or self.evaluator.measure(self.model, "val", step))
         self.media.measured(step, None, self._tested[step])
         self._seconds += time.perf_counter() - started
         extra |= self.media.step_metrics(step, self.model)

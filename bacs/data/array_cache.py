@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bacs.errors import Fault
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -45,6 +48,15 @@ def load_or_make(folder: Path, names: Iterable[str], make: Callable[[], Arrays])
             return arrays
         _publish(folder, wanted, make())
     raise OSError(f"{folder}: is damaged again each time it is written; another process deletes or alters it")
+
+
+def cache_faults(cache: Path) -> list[Fault]:
+    """The cache folder may be absent; then the first folder above it that exists must be writable."""
+    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
+    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]
 
 
 def _load(folder: Path, names: set[str]) -> Arrays | None:

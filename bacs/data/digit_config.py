@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bacs.data.array_cache import cache_faults
 from bacs.data.digit_source import mnist_faults
-from bacs.errors import Fault, RequestError
-from bacs.schema import knob, parse
+from bacs.errors import Fault
+from bacs.schema import knob, parse_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class DigitsConfig:
 
 def check(config: DigitsConfig) -> list[Fault]:
     """Everything wrong with the settings; reads at most the headers of files and generates nothing."""
-    faults = _range_faults(config)
+    # A configuration that was built in Python has not passed the checks of a parsed one.
+    _, faults = parse_all(DigitsConfig, asdict(config), "dataset")
     if config.digit_size > config.canvas:
         faults.append(
             Fault(
@@ -67,22 +68,4 @@ def check(config: DigitsConfig) -> list[Fault]:
         )
     if config.source == "mnist":
         faults += mnist_faults(config.root, download=config.download)
-    return faults + _cache_faults(Path(config.cache))
-
-
-def _range_faults(config: DigitsConfig) -> list[Fault]:
-    """A configuration that was built in Python has not passed the checks of a parsed one."""
-    try:
-        parse(DigitsConfig, asdict(config), "dataset")
-    except RequestError as error:
-        return list(error.faults)
-    return []
-
-
-def _cache_faults(cache: Path) -> list[Fault]:
-    """The cache folder may be absent; then the first folder above it that exists must be writable."""
-    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
-    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]
+    return faults + cache_faults(Path(config.cache))

@@ -17,7 +17,7 @@ from bacs.losses import functional
 from bacs.metrics import auroc_ap
 from bacs.model import Model
 from bacs.networks import NetworkOutput, SegmentationNetwork
-from bacs.prototypes import foreground_sum, rounded_steps
+from bacs.prototypes import foreground_sum, of_all_ranks, rounded_steps
 
 if TYPE_CHECKING:
     from bacs.losses.base import Batch, StepContext
@@ -114,19 +114,13 @@ class Detection:
         detector = detector_of(context.model)
         if self.compat.scrambled_prototypes and detector.prototypes.ready(context.step):
             return
-        parts = []
+        values = detector.prototypes.values
+        total, count = values.new_zeros(values.shape[1], dtype=torch.float64), values.new_zeros((), dtype=torch.float64)
         for batch in batches:
             projected = detector.project(context.model(batch.images).bottleneck)
-            total, count = foreground_sum(projected, batch.labels, self._steps(context), context.step)
-            parts.append((total.cpu(), count.cpu()))
-        everyone = [part for parts in gathered(parts) for part in parts]
-        if not everyone:
-            return
-        total, count = everyone[0]
-        for more, n in everyone[1:]:
+            more, n = foreground_sum(projected, batch.labels, self._steps(context), context.step)
             total, count = total + more, count + n
-        place = detector.prototypes.values.device
-        detector.prototypes.replace(context.step, total.to(place), count.to(place))
+        detector.prototypes.replace(context.step, *of_all_ranks(total, count))
 
     @torch.no_grad()
     def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:

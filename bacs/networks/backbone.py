@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bacs.errors import Fault, RequestError
+from bacs.networks.contract import SegmentationNetwork
 from bacs.networks.norms import NORMS, NormConfig
 from bacs.networks.pretrained import load_official, load_weights
 from bacs.networks.resnet import BLOCKS, STAGES, ResNet
@@ -33,6 +34,16 @@ class BackboneConfig:
 
     def norm_config(self) -> NormConfig:
         return NormConfig(self.norm, self.norm_momentum)
+
+
+class ResNetSegmentationNetwork(SegmentationNetwork):
+    """A network on the backbone that :func:`build_backbone` makes."""
+
+    backbone: ResNet
+
+    @property
+    def notes(self) -> list[str]:
+        return [self.backbone.pretrained.summary()] if self.backbone.pretrained is not None else []
 
 
 def check_backbone(config: BackboneConfig) -> list[Fault]:

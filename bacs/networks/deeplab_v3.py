@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bacs.errors import Fault
-from bacs.networks.backbone import BackboneConfig, build_backbone, check_backbone
-from bacs.networks.contract import NetworkOutput, SegmentationNetwork
+from bacs.networks.backbone import BackboneConfig, ResNetSegmentationNetwork, build_backbone, check_backbone
+from bacs.networks.contract import NetworkOutput
 from bacs.networks.heads import GrowingHead
 from bacs.networks.norms import SLOPE, NormConfig
 from bacs.networks.resnet import ResNet
@@ -59,7 +59,7 @@ class DeepLabV3Head(nn.Module):
         return self.norm(self.projection(pyramid) + self.image_projection(image))
 
 
-class DeepLabV3(SegmentationNetwork):
+class DeepLabV3(ResNetSegmentationNetwork):
     """ResNet backbone, DeepLabV3 head, growing classifier; logits at the output stride, raised bilinearly."""
 
     Config = DeepLabV3Config
@@ -76,10 +76,6 @@ class DeepLabV3(SegmentationNetwork):
     def check(config: DeepLabV3Config) -> list[Fault]:
         """Faults of the configuration that can be told before anything is built."""
         return check_backbone(config)
-
-    @property
-    def notes(self) -> list[str]:
-        return [self.backbone.pretrained.summary()] if self.backbone.pretrained is not None else []
 
     @property
     def n_classes(self) -> int:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bacs.errors import Fault
-from bacs.networks.backbone import BackboneConfig, build_backbone, check_backbone
-from bacs.networks.contract import TOKEN_INITS, NetworkOutput, SegmentationNetwork
+from bacs.networks.backbone import BackboneConfig, ResNetSegmentationNetwork, build_backbone, check_backbone
+from bacs.networks.contract import TOKEN_INITS, NetworkOutput
 from bacs.networks.mask_transformer import CLASS_NORMS, MaskTransformer
 from bacs.networks.resnet import ResNet
 from bacs.schema import knob
@@ -36,7 +36,7 @@ class TranSegConfig(BackboneConfig):
     """With ``training.new_token_init=background``, new classes share the old background's probability."""
 
 
-class TranSeg(SegmentationNetwork):
+class TranSeg(ResNetSegmentationNetwork):
     """ResNet backbone and mask transformer; logits at the output stride, raised bilinearly.
 
     The last entry of the feature list is the decoder's normalised patch tokens as a map. What replay compares are the
@@ -89,10 +89,6 @@ class TranSeg(SegmentationNetwork):
             problem = f"is {config.hidden_dim}, but must be divisible by network.nhead ({config.nhead})"
             faults.append(Fault("network.hidden_dim", problem, "change one of the two"))
         return faults
-
-    @property
-    def notes(self) -> list[str]:
-        return [self.backbone.pretrained.summary()] if self.backbone.pretrained is not None else []
 
     @property
     def n_classes(self) -> int:
