@@ -37,6 +37,7 @@ from bacs.randomness import seed_everything
 from bacs.remembering import Remembering, recall
 from bacs.replay import ReplayMemory
 from bacs.report import History
+from bacs.stopwatch import Stopwatch
 from bacs.stream import Stream
 
 
@@ -80,7 +81,7 @@ class ContinualRun:
         self._tested: list[Scores] = []
         self._validated: list[Scores] = []
         self._validated_epoch: Scores | None = None  # of the model as it is, if this process has measured it
-        self._seconds = 0.0  # of the step under way
+        self._clock = Stopwatch()  # of the step under way
 
     # ------------------------------------------------------------------ the course of a run
 
@@ -96,10 +97,9 @@ class ContinualRun:
         epochs = len(self._lengths[step])
         view = self.stream.training_view(step)
         for epoch in range(self._place[1], epochs):
-            started = time.perf_counter()
-            points = self._epoch(step, epoch, view)
+            with self._clock.running():
+                points = self._epoch(step, epoch, view)
             self._place = (step, epoch + 1)
-            self._seconds += time.perf_counter() - started
             self.points += points
             yield EpochEnded(step, epoch + 1, epochs, self._epochs_before(step) + epoch + 1, self.epochs_total, points)
         ended = self._end_step(step, view)
@@ -123,7 +123,7 @@ class ContinualRun:
             view, size = self.stream.training_view(step), training.eval_batch_size
             with self.numerics.autocast(), torch.no_grad():
                 self.method.begin_step(self._context(step, 0), self.stream.in_order(view, size))
-        self._seconds = 0.0
+        self._clock = Stopwatch()
 
     def _growth_init(self) -> str:
         if self.model.network.growth_inits == TOKEN_INITS:
@@ -170,7 +170,18 @@ class ContinualRun:
             return self.method.terms(context, batch)
 
     def _end_step(self, step: int, view: StepView) -> StepEnded:
-        started = time.perf_counter()
+        with self._clock.running():
+            extra = self._finish(step, view)
+        extra |= self.media.step_metrics(step, self.model)
+        extra |= self.ood.measure(self.model, step) if self.ood is not None else {}
+        points = self._step_points(step, extra)
+        self.points += points
+        self._place, self._optimizer = (step + 1, 0), None
+        names = dict(zip(self.class_names, self._tested[step].iou, strict=False))
+        return StepEnded(step, self.split.n_steps, names, points)
+
+    def _finish(self, step: int, view: StepView) -> dict[str, float]:
+        """What belongs to the step itself: the detector's prototype, the memory, the scores."""
         self.model.eval()
         context = self._context(step, len(self._lengths[step]))
         size = self.config.training.eval_batch_size
@@ -184,14 +195,7 @@ class ContinualRun:
         self._tested.append(self.evaluator.measure(self.model, "test", step))
         self._validated.append(self._validated_epoch or self.evaluator.measure(self.model, "val", step))
         self.media.measured(step, None, self._tested[step])
-        self._seconds += time.perf_counter() - started
-        extra |= self.media.step_metrics(step, self.model)
-        extra |= self.ood.measure(self.model, step) if self.ood is not None else {}
-        points = self._step_points(step, extra)
-        self.points += points
-        self._place, self._optimizer = (step + 1, 0), None
-        names = dict(zip(self.class_names, self._tested[step].iou, strict=False))
-        return StepEnded(step, self.split.n_steps, names, points)
+        return extra
 
     # ------------------------------------------------------------------ snapshots
 
@@ -202,7 +206,7 @@ class ContinualRun:
             "tested": [dataclasses.asdict(scores) for scores in self._tested],
             "validated": [dataclasses.asdict(scores) for scores in self._validated],
             "points": [list(point) for point in self.points],
-            "seconds": self._seconds,
+            "clock": dataclasses.asdict(self._clock),
             "model": ModelRecord.of(self.config, self.data, self.split).state(),
             **self.media.state(),
         }
@@ -238,7 +242,7 @@ class ContinualRun:
         self._tested = [Scores(**scores) for scores in meta["tested"]]
         self._validated = [Scores(**scores) for scores in meta["validated"]]
         self.points = [Point(*point) for point in meta["points"]]
-        self._seconds = meta["seconds"]
+        self._clock = Stopwatch(**meta["clock"])
         self.media.restore(meta)
 
     # ------------------------------------------------------------------ measuring
@@ -278,7 +282,8 @@ class ContinualRun:
         values |= extra | {
             "replay/items": float(len(self.memory)),
             "replay/mb": self.memory.megabytes,
-            "time/step_seconds": self._seconds,
+            "time/step_seconds": self._clock.seconds,
+            "time/step_cpu_seconds": self._clock.cpu_seconds,
         }
         return self._points_at(step, values)
 

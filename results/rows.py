@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def winners_table(state: SweepState) -> list[Row]:
     return [_winner_row(state, split) for split in state.splits()]
 
 
+def methods_table(state: SweepState) -> list[Row]:
+    """One row a split and method, best first: its best configuration by ``final/val_miou``, over its seeds.
+
+    ``trials`` counts the configurations it was chosen from; ``<score>`` is the mean over the seeds, ``<score>_sd`` the
+    standard deviation (n - 1), None for one seed; ``cpu_seconds`` the mean processor time of a run. The references
+    joint and finetune have rows of their own, first and last.
+    """
+    return [row for split in state.splits() for row in _method_rows(state, split)]
+
+
 def trials_table(state: SweepState) -> list[Row]:
     """One row a trial, by number; ``params`` and ``final`` are dictionaries."""
     names = ("number", "key", "role", "split", "seed", "status", "attempts", "step", "epoch", "seconds")
@@ -61,13 +72,13 @@ def steps_table(state: SweepState) -> list[Row]:
 
 
 def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
-    """Write ``winners.csv``, ``trials.csv`` and ``steps.csv``; params become columns ``params/<key>``.
+    """Write ``winners.csv``, ``methods.csv``, ``trials.csv`` and ``steps.csv``; params become columns ``params/<key>``.
 
-    Returns: the three paths. Unknown values are empty cells.
+    Returns: the paths. Unknown values are empty cells.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {"winners": winners_table, "trials": trials_table, "steps": steps_table}
+    tables = {"winners": winners_table, "methods": methods_table, "trials": trials_table, "steps": steps_table}
     return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
 
 
@@ -104,6 +115,28 @@ def failures(state: SweepState) -> list[TrialState]:
         for trial in state.trials.values()
         if trial.status == "failed" or (trial.status in ("pending", "running") and trial.reason)
     ]
+
+
+def _method_rows(state: SweepState, split: str) -> list[Row]:
+    rows = []
+    for method in dict.fromkeys(trial.tags.get("loss", "") for trial in state.finished(split)):
+        best = state.best(split, method)
+        if best is not None:
+            trials = sum(c.trials[0].tags.get("loss") == method for c in state.configurations(split))
+            rows.append(_method_row(split, method, trials, best.params, best.trials))
+    rows.sort(key=lambda row: row["val_miou"], reverse=True)
+    ends = {role: [_method_row(split, role, 0, {}, runs)] for role, runs in state.references(split).items() if runs}
+    return [*ends.get("joint", []), *rows, *ends.get("finetune", [])]
+
+
+def _method_row(split: str, method: str, trials: int, params: Row, runs: Sequence[TrialState]) -> Row:
+    row: Row = {"split": split, "method": method, "trials": trials, "seeds": len(runs)}
+    for column, metric in {"val_miou": SELECTION_METRIC, **TEST_COLUMNS}.items():
+        values = [run.final[metric] for run in runs if metric in run.final]
+        row[column] = statistics.fmean(values) if values else None
+        row[f"{column}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    spent = [run.total("time/step_cpu_seconds") for run in runs]
+    return row | {"cpu_seconds": statistics.fmean(spent), "params": dict(params)}
 
 
 def _winner_row(state: SweepState, split: str) -> Row:

@@ -55,6 +55,10 @@ class TrialState:
     """Why it was stopped or last failed."""
     traceback: str = ""
 
+    def total(self, metric: str) -> float:
+        """The sum of all its points of a metric."""
+        return sum(value for (name, _), (value, _) in self.points.items() if name == metric)
+
     @property
     def is_over(self) -> bool:
         """Whether no driver will run it again by itself."""
@@ -164,12 +168,17 @@ class SweepState:
             groups.setdefault(trial.number, []).append(trial)
         return [Configuration(number, tuple(trials)) for number, trials in groups.items()]
 
-    def best(self, split: str) -> Configuration | None:
+    def best(self, split: str, method: str | None = None) -> Configuration | None:
         """The configuration with the largest mean ``final/val_miou``; of equals the oldest.
 
-        Only those with the most finished seeds compete, so that no configuration wins by one lucky seed.
+        Only those with the most finished seeds compete, so that no configuration wins by one lucky seed. Args: method:
+        only those with this tag ``loss``.
         """
-        scored = [c for c in self.configurations(split) if c.mean(SELECTION_METRIC) is not None]
+        scored = [
+            c
+            for c in self.configurations(split)
+            if c.mean(SELECTION_METRIC) is not None and method in (None, c.trials[0].tags.get("loss"))
+        ]
         seeds = max((len(c.trials) for c in scored), default=0)
         complete = [(c, c.mean(SELECTION_METRIC) or 0.0) for c in scored if len(c.trials) == seeds]
         return max(complete, key=lambda pair: pair[1], default=(None, 0.0))[0]

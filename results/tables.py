@@ -9,10 +9,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from results.rows import Row, failures, status_json, steps_table, trials_table, winners_table, write_csvs
+from results.rows import (
+    Row,
+    failures,
+    methods_table,
+    status_json,
+    steps_table,
+    trials_table,
+    winners_table,
+    write_csvs,
+)
 from results.state import SweepState, TrialState
 
 __all__ = [
+    "render_methods",
     "render_status",
     "render_winners",
     "status_json",
@@ -23,6 +33,14 @@ __all__ = [
 ]
 
 _REASON_CHARACTERS = 160
+
+_METHOD_SCORES = {
+    "all": "miou",
+    "base": "miou_base",
+    "novel": "miou_novel",
+    "avg": "miou_avg",
+    "forgetting": "forgetting",
+}
 
 
 def render_winners(state: SweepState) -> Table:
@@ -51,6 +69,20 @@ def render_winners(state: SweepState) -> Table:
     table.add_section()
     for key in dict.fromkeys(key for row in rows for key in row["params"]):
         table.add_row(Text(key), *(Text(_value(row["params"].get(key))) for row in rows))
+    return table
+
+
+def render_methods(state: SweepState) -> Table:
+    """Every method of a sweep over several, by split, its best configuration's mean and standard deviation."""
+    table = Table(title=Text(f"methods of {state.sweep}"), title_justify="left")
+    for heading in ("split", "method", "trials", "seeds", "val mIoU", *_METHOD_SCORES, "CPU s"):
+        table.add_column(heading, justify="left" if heading in ("split", "method") else "right")
+    rows = methods_table(state)
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        scores = [_with_deviation(row, column) for column in ("val_miou", *_METHOD_SCORES.values())]
+        trials = str(row["trials"] or "-")
+        cells = [row["split"], row["method"], trials, str(row["seeds"]), *scores, f"{row['cpu_seconds']:.0f}"]
+        table.add_row(*map(Text, cells), end_section=following is None or following["split"] != row["split"])
     return table
 
 
@@ -121,6 +153,13 @@ def _failure_lines(failed: list[TrialState]) -> Text:
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _with_deviation(row: Row, column: str) -> str:
+    mean, deviation = row[column], row[f"{column}_sd"]
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
 
 
 def _reference(score: float | None, seeds: int) -> str:

@@ -6,6 +6,7 @@ every suggestion. So the same journal gives the same suggestions, on any machine
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from bacs.randomness import derive_seed
-from search_spaces.space import Params, Space
+from search_spaces.space import METHOD_KEY, Params, Space
 
 ALGORITHMS = ("tpe", "random", "grid")
 RETRIES = 20
@@ -55,11 +56,17 @@ def propose(settings: StudySettings, history: Sequence[Told], first: Sequence[Pa
             tries its own combinations only.)
     """
     number = len(history)
+    if settings.space.points:
+        return dict(settings.space.points[number]) if number < len(settings.space.points) else None
     if settings.algorithm == "grid":
         combinations = _grid(settings.space, first)
         return combinations[number] if number < len(combinations) else None
     if number < len(first):
         return dict(first[number])
+    if settings.space.equal_trials:
+        method = settings.space.methods[number % len(settings.space.methods)]
+        settings = dataclasses.replace(settings, space=settings.space.only(method))
+        history = [told for told in history if told.params[METHOD_KEY] == method]
     seen = [told.params for told in history]
     for attempt in range(RETRIES):
         params = _ask(settings, history, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)

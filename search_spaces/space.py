@@ -1,4 +1,10 @@
-"""Search spaces: YAML files that name configuration keys, their ranges and their priors."""
+"""Search spaces: YAML files of one of three kinds.
+
+- ``dimensions``: configuration keys with their ranges and priors, for one method (``loss``).
+- ``methods``: several methods, each with the dimensions of its own space. The method is a dimension itself, or, with
+  ``equal_trials: true``, all of them get the same number of trials, each searched by itself.
+- ``points``: a list of configurations; nothing is searched.
+"""
 
 from __future__ import annotations
 
@@ -92,6 +98,10 @@ class Space:
     loss: str | None
     """The ``loss=`` group choice whose keys the space varies; ``None``: the file names none, or varies it."""
     dimensions: tuple[Dimension, ...]
+    equal_trials: bool = False
+    """Suggestions go round the methods, instead of choosing the method by its results."""
+    points: tuple[Params, ...] = ()
+    """The configurations of a space that only lists them; it has no dimensions."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -101,6 +111,11 @@ class Space:
     def dimensions_of(self, params: Params) -> list[Dimension]:
         """The dimensions that a configuration with these values has."""
         return [dimension for dimension in self.dimensions if dimension.varies(params)]
+
+    def only(self, method: str) -> Space:
+        """The part of a space over methods that one of them has."""
+        own = [dimension for dimension in self.dimensions if dimension.when == method]
+        return Space(self.name, None, (Dimension(METHOD_KEY, "choice", choices=(method,)), *own))
 
     def contains(self, params: Params) -> bool:
         """Whether every dimension has one of its values."""
@@ -139,6 +154,8 @@ def load_space(name: str) -> Space:
         raise RequestError.of("search.space", f"{path} cannot be read: {error}", "correct the file") from None
     if isinstance(raw, dict) and "methods" in raw:
         return _space_of_methods(path, raw)
+    if isinstance(raw, dict) and "points" in raw:
+        return _space_of_points(path, raw)
     if not isinstance(raw, dict) or not isinstance(raw.get("dimensions"), dict) or not raw["dimensions"]:
         raise RequestError.of("search.space", f"{path} has no dimensions", "list them under `dimensions:`")
     loss = raw.get(METHOD_KEY)
@@ -161,9 +178,11 @@ def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
     """The choice of a method, and for each the dimensions of the shipped space of its name."""
     methods = raw["methods"]
     wrong = not isinstance(methods, list) or len(methods) < 2 or len(set(map(str, methods))) < len(methods)
-    if wrong or raw.keys() != {"methods"}:
+    equal_trials = raw.get("equal_trials", False)
+    if wrong or not raw.keys() <= {"methods", "equal_trials"} or not isinstance(equal_trials, bool):
         problem = f"{path} has {raw!r}, but a space over methods lists two or more, each once, and nothing else"
-        raise RequestError.of("search.space", problem, "write methods: [mib, plop, ...]")
+        remedy = "write methods: [mib, plop, ...] and, if each shall get as many trials, equal_trials: true"
+        raise RequestError.of("search.space", problem, remedy)
     dimensions, faults = [Dimension(METHOD_KEY, "choice", choices=tuple(methods))], []
     for method in methods:
         try:
@@ -177,7 +196,16 @@ def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
         dimensions += [dataclasses.replace(dimension, when=method) for dimension in own.dimensions]
     if faults:
         raise RequestError(faults)
-    return Space(path.stem, None, tuple(dimensions))
+    return Space(path.stem, None, tuple(dimensions), equal_trials)
+
+
+def _space_of_points(path: Path, raw: dict[str, Any]) -> Space:
+    points = raw["points"]
+    listed = isinstance(points, list) and points and all(isinstance(point, dict) and point for point in points)
+    if not listed or raw.keys() != {"points"} or any(point in points[:i] for i, point in enumerate(points)):
+        problem = f"{path} has {raw!r}, but a space of points lists configurations, each once, and nothing else"
+        raise RequestError.of("search.space", problem, "write points: [{loss: mib, loss.kd_weight: 1.0}, ...]")
+    return Space(path.stem, None, (), points=tuple(points))
 
 
 def _dimension(key: str, settings: Any) -> Dimension:

@@ -26,7 +26,7 @@ def suggestions_per_split(sweep: SweepConfig) -> int:
     """Configurations that each split's study may suggest."""
     if sweep.search.algorithm == "grid":
         return min(sweep.search.trials, len(sweep.space.grid()))
-    return sweep.search.trials
+    return min(sweep.search.trials, len(sweep.space.points) or sweep.search.trials)
 
 
 def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:
@@ -204,7 +204,7 @@ class Ledger:
             if fresh:
                 self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh)
             if report["kind"] == "final" and not known.is_over:
-                self._book("finished", trial=key, final=report["final"], seconds=self._seconds(known))
+                self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
 
     def book_failure(self, key: str, *, will_retry: bool) -> None:
         """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to."""
@@ -222,11 +222,6 @@ class Ledger:
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))
-
-    @staticmethod
-    def _seconds(known: TrialState) -> float:
-        """Training seconds over all attempts, from the points, so that waiting in a queue does not count."""
-        return sum(value for (metric, _), (value, _) in known.points.items() if metric == "time/step_seconds")
 
 
 def _trial_of(known: TrialState) -> Trial:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from results.state import SweepState
+from search_spaces.space import METHOD_KEY
 from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
 from sweeps.settings import SweepConfig
 from sweeps.trials import split_name
@@ -28,7 +29,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
     rows = [
         ("method", f"{_method(sweep)} on {sweep.base['dataset']['_target_']}"),
         ("mode", f"{training['mode']}, {_length(training)}"),
-        ("space", "\n".join(str(dimension) for dimension in sweep.space.dimensions)),
+        ("space", "\n".join(map(str, sweep.space.dimensions or sweep.space.points))),
         ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
         ("splits", ", ".join(map(split_name, search.splits))),
         ("seeds", ", ".join(map(str, search.seeds))),
@@ -46,7 +47,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
 
 
 def _method(sweep: SweepConfig) -> str:
-    methods = sweep.space.methods
+    methods = sweep.space.methods or {point[METHOD_KEY] for point in sweep.space.points if METHOD_KEY in point}
     return f"one of {len(methods)} methods" if methods else str(sweep.base["loss"]["_target_"])
 
 

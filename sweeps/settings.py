@@ -105,7 +105,9 @@ class SweepConfig:
 
     @property
     def defaults(self) -> list[Params]:
-        """The default configuration as a point of the space; in a space over methods that of each."""
+        """The default configuration as a point of the space; in a space over methods that of each, in a list none."""
+        if self.space.points:
+            return []
         starts: list[Params] = [{METHOD_KEY: method} for method in self.space.methods] or [{}]
         return [self._default(start) for start in starts]
 
@@ -293,6 +295,8 @@ def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
     faults = _check_method(space, base)
     if faults:
         return faults
+    for point in space.points:
+        faults += _check_point(space, base, point)
     for dimension in space.dimensions:
         if dimension.key in ("training.split", "training.seed"):
             remedy = f"list the values under search.{dimension.key.split('.')[1]}s"
@@ -300,11 +304,15 @@ def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
             continue
         method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
         for value in dict.fromkeys(dimension.extremes()):
-            try:
-                RunConfig.from_dict(configured(base, method | {dimension.key: value}))
-            except RequestError as error:
-                faults += [
-                    Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy)
-                    for fault in error.faults
-                ]
+            faults += _check_point(space, base, method | {dimension.key: value})
     return faults
+
+
+def _check_point(space: Space, base: dict[str, Any], point: Params) -> list[Fault]:
+    try:
+        RunConfig.from_dict(configured(base, point))
+    except RequestError as error:
+        return [
+            Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy) for fault in error.faults
+        ]
+    return []

@@ -149,6 +149,7 @@ def untimed(folder: Path) -> dict[str, object]:
     contents["steps.csv"] = rows = table(folder / "steps.csv")
     for row in [*found["steps"], *rows]:
         assert float(row.pop("time/step_seconds")) > 0
+        assert float(row.pop("time/step_cpu_seconds")) > 0
     return contents
 
 

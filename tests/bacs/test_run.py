@@ -92,6 +92,7 @@ def test_events_tell_every_metric_of_a_step(tiny_config, tiny_digits):
         "val/miou_base",
         "val/miou_novel",
         "time/step_seconds",
+        "time/step_cpu_seconds",
         "class_iou/9",
         "detector/auroc",
     }
