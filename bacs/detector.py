@@ -6,6 +6,7 @@ channels, h x w bottleneck size, H x W label size, R heads.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +25,7 @@ class Detector(nn.Module):
         dropout: float = 0.1,
         decay: float = 1.0,
         *,
+        per_class: bool = False,
         compat: CompatConfig | None = None,
     ) -> None:
         """Without heads.
@@ -33,6 +35,7 @@ class Detector(nn.Module):
             channels: P, default C / 4.
             dropout: share of the projected features that training leaves out.
             decay: see :class:`bacs.prototypes.Prototypes`.
+            per_class: a prototype for each class instead of one for all classes of a step.
             compat: which of the original's defects to have; none if left out.
         """
         super().__init__()
@@ -45,17 +48,22 @@ class Detector(nn.Module):
             nn.Dropout(dropout),
         )
         self.heads = nn.ModuleList()
+        self.per_class = per_class
+        self.rows: list[range] = []
+        """Of each step, its prototypes."""
         self.prototypes = Prototypes(self.channels, decay, scrambled=compat.scrambled_prototypes)
         self._align_corners = compat.aligned_detector_maps
         self._freezes_statistics = not compat.train_mode_detection
         self._in_eval_for_good = False
 
-    def append_head(self) -> None:
-        """Adds the head and the empty prototype of a new step; earlier heads stop learning."""
+    def append_head(self, n_classes: int = 1) -> None:
+        """Adds the head and the empty prototypes of a step of ``n_classes`` classes; earlier heads stop learning."""
         for head in self.heads:
             head.requires_grad_(False)
         self.heads.append(nn.Conv2d(self.channels, 1, kernel_size=1))
-        self.prototypes.append()
+        first = len(self.prototypes.values)
+        self.rows.append(range(first, first + (n_classes if self.per_class else 1)))
+        self.prototypes.append(len(self.rows[-1]))
 
     def freeze_projector(self) -> None:
         """From step 1 on the projector neither learns nor moves its running statistics.
@@ -79,12 +87,27 @@ class Detector(nn.Module):
     def logits(self, projected: Tensor, head: int, size: tuple[int, int]) -> Tensor:
         """F_k = phi_k(|sigmoid(r) - sigmoid(p_k)|), bilinearly resized to ``size``: (B, H, W).
 
-        The prototype never receives a gradient; whether ``projected`` does is the caller's choice.
+        Where a step has several prototypes, the largest over those that are not empty: the pixel belongs to one of the
+        step's classes. Prototypes never receive a gradient; whether ``projected`` does is the caller's choice.
         """
-        prototype = self.prototypes.values[head].detach()
-        distance = (torch.sigmoid(projected.float()) - torch.sigmoid(prototype)[None, :, None, None]).abs()
-        logits = self.heads[head](distance).float()
+        counts = self.prototypes.counts
+        rows = [row for row in self.rows[head] if len(self.rows[head]) == 1 or counts[row] > 0]
+        logits = torch.cat([self._likeness(projected, head, row) for row in rows], dim=1).amax(dim=1, keepdim=True)
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=self._align_corners)[:, 0]
+
+    def _likeness(self, projected: Tensor, head: int, row: int) -> Tensor:
+        """(B, 1, h, w): what a head makes of the distance to one prototype."""
+        prototype = self.prototypes.values[row].detach()
+        distance = (torch.sigmoid(projected.float()) - torch.sigmoid(prototype)[None, :, None, None]).abs()
+        return self.heads[head](distance).float()
+
+    def ready(self, head: int) -> bool:
+        """Whether the step has a prototype that is not empty."""
+        return any(self.prototypes.ready(row) for row in self.rows[head])
+
+    def row_of_class(self, step_of_class: np.ndarray) -> np.ndarray:
+        """(K,) the prototype of each internal label, -1 for background."""
+        return np.arange(len(step_of_class)) - 1 if self.per_class else step_of_class
 
     @torch.no_grad()
     def seen(self, projected: Tensor, n_heads: int, size: tuple[int, int]) -> Tensor:

@@ -40,7 +40,7 @@ class Model(nn.Module):
         if self.state is not None:
             self.state.grow(n_new)
         if self.detector is not None:
-            self.detector.append_head()
+            self.detector.append_head(n_new)
             if self.n_steps > 0:
                 self.detector.freeze_projector()
         self.n_steps += 1

@@ -22,6 +22,7 @@ from results.rows import (
 from results.state import SweepState, TrialState
 
 __all__ = [
+    "methods_table",
     "render_methods",
     "render_status",
     "render_winners",

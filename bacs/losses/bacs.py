@@ -71,6 +71,9 @@ class BacsConfig:
     their weights must grow large before a probability leaves the middle; at factor 1 short steps end before that."""
     seen_focal_alpha: float | None = knob(None, ge=0, le=1)
     """Class balance of the focal loss; null: none."""
+    prototypes: str = knob("step", choices=("step", "class"))
+    """What a prototype is the mean of: all foreground of a step, or a class; a head then looks for the class of its
+    step that a pixel is most like."""
     prototype_decay: float = knob(0.99, gt=0, le=1)
     """Weight of the past in the prototype used during its own step; 1: the plain running mean. What later steps use
     is recomputed at the end of the step."""
@@ -104,6 +107,7 @@ class Bacs(Method):
             warmup_epochs=c.det_warmup_epochs,
             lr_factor=c.det_lr_factor,
             focal_alpha=c.seen_focal_alpha,
+            prototypes=c.prototypes,
             prototype_decay=c.prototype_decay,
         )
 

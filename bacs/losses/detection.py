@@ -33,6 +33,7 @@ class DetectionSettings:
     warmup_epochs: int = 0
     lr_factor: float = 10.0
     focal_alpha: float | None = None
+    prototypes: str = "step"
     prototype_decay: float = 0.99
 
 
@@ -45,7 +46,14 @@ class Detection:
 
     def build(self, network: SegmentationNetwork) -> Detector:
         s = self.settings
-        return Detector(network.bottleneck_channels, s.channels, s.dropout, s.prototype_decay, compat=self.compat)
+        return Detector(
+            network.bottleneck_channels,
+            s.channels,
+            s.dropout,
+            s.prototype_decay,
+            per_class=s.prototypes == "class",
+            compat=self.compat,
+        )
 
     def parameter_groups(self, model: Model) -> list[tuple[list[nn.Parameter], float]]:
         """(parameters, factor on the learning rate): all of the model, the detector's heads apart."""
@@ -75,17 +83,17 @@ class Detection:
         detector = detector_of(context.model)
         bottleneck = output.bottleneck if context.step == 0 else output.bottleneck.detach()
         projected = detector.project(bottleneck)
-        steps = self._steps(context)
+        rows, newest = self._rows(context), detector.rows[context.step]
         # A wrong map finds some classes of this step in the step before.
-        for row in range(int(steps[max(context.old_classes, 1) :].min(initial=context.step)), context.step + 1):
-            detector.prototypes.update(projected, batch.labels, steps, row)
+        for row in range(int(rows[max(context.old_classes, 1) :].min(initial=newest[0])), newest[-1] + 1):
+            detector.prototypes.update(projected, batch.labels, rows, row)
         return projected
 
     def loss(self, context: StepContext, batch: Batch, projected: Tensor, doubted: Tensor | None) -> dict[str, Tensor]:
         """Second half of :meth:`term`, on what :meth:`observe` returned."""
         detector = detector_of(context.model)
         background = batch.labels == 0
-        if not detector.prototypes.ready(context.step) or not any_rank(bool(background.any()), background.device):
+        if not detector.ready(context.step) or not any_rank(bool(background.any()), background.device):
             return {}
         target = (batch.labels >= max(context.old_classes, 1)) & (batch.labels != functional.IGNORE)
         counted = background | target
@@ -101,26 +109,32 @@ class Detection:
         weight = self.settings.weight * (min(1.0, (epoch + 1) / (warmup + 1)) if warmup else 1.0)
         return weight * functional.detector_weight(epoch, epochs) if self.compat.fading_detector_weight else weight
 
-    def _steps(self, context: StepContext) -> np.ndarray:
-        """(K,) the step that the prototypes take each label to belong to."""
-        return rounded_steps(context.step_of_class) if self.compat.rounded_step_map else context.step_of_class
+    def _rows(self, context: StepContext) -> np.ndarray:
+        """(K,) the prototype that each label is taken to belong to."""
+        rounded = self.compat.rounded_step_map
+        steps = rounded_steps(context.step_of_class) if rounded else context.step_of_class
+        return detector_of(context.model).row_of_class(steps)
 
     @torch.no_grad()
     def finish_step(self, context: StepContext, batches: Iterable[Batch]) -> None:
-        """Recomputes the prototype of the step with the final weights, in eval mode, over all its images.
+        """Recomputes the prototypes of the step with the final weights, in eval mode, over all its images.
 
         The scrambled prototype stays the running mean: it depends on the batches, and none but train batches count.
         """
         detector = detector_of(context.model)
-        if self.compat.scrambled_prototypes and detector.prototypes.ready(context.step):
+        if self.compat.scrambled_prototypes and detector.ready(context.step):
             return
-        values = detector.prototypes.values
-        total, count = values.new_zeros(values.shape[1], dtype=torch.float64), values.new_zeros((), dtype=torch.float64)
+        rows, values = detector.rows[context.step], detector.prototypes.values
+        totals = values.new_zeros(len(rows), values.shape[1], dtype=torch.float64)
+        counts = values.new_zeros(len(rows), dtype=torch.float64)
         for batch in batches:
             projected = detector.project(context.model(batch.images).bottleneck)
-            more, n = foreground_sum(projected, batch.labels, self._steps(context), context.step)
-            total, count = total + more, count + n
-        detector.prototypes.replace(context.step, *of_all_ranks(total, count))
+            for i, row in enumerate(rows):
+                total, count = foreground_sum(projected, batch.labels, self._rows(context), row)
+                totals[i] += total
+                counts[i] += count
+        for i, row in enumerate(rows):
+            detector.prototypes.replace(row, *of_all_ranks(totals[i], counts[i]))
 
     @torch.no_grad()
     def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:

@@ -28,14 +28,14 @@ class ClassMeans:
     counts: NDArray[np.float64]
     """(K,) locations behind each mean; 0: the class is not shown, its mean says nothing."""
     prototypes: NDArray[np.float64]
-    """(R, P) one a step."""
-    step_of_class: NDArray[np.int64]
-    """(K,) -1 for background."""
+    """(R, P) one a step, or a class."""
+    prototype_of_class: NDArray[np.int64]
+    """(K,) row of each label's prototype, -1 for background."""
 
     def distances(self) -> dict[int, float]:
-        """L1 distance ``sum_c |mean_c - prototype_c|`` of each shown foreground label to the prototype of its step."""
-        shown = np.flatnonzero((self.counts > 0) & (self.step_of_class >= 0))
-        gaps = np.abs(self.means[shown] - self.prototypes[self.step_of_class[shown]]).sum(axis=1)
+        """L1 distance ``sum_c |mean_c - prototype_c|`` of each shown foreground label to its prototype."""
+        shown = np.flatnonzero((self.counts > 0) & (self.prototype_of_class >= 0))
+        gaps = np.abs(self.means[shown] - self.prototypes[self.prototype_of_class[shown]]).sum(axis=1)
         return dict(zip(shown.tolist(), gaps.tolist(), strict=True))
 
 
@@ -57,7 +57,7 @@ def class_means(stream: Stream, model: Model, step: int, batch_size: int) -> Cla
         sums / np.maximum(counts, 1)[:, None],
         counts,
         detector.prototypes.values.double().cpu().numpy(),
-        stream.split.step_of_class()[:n_classes],
+        detector.row_of_class(stream.split.step_of_class()[:n_classes]),
     )
 
 

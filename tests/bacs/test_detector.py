@@ -77,3 +77,37 @@ def test_projector_is_frozen_for_good_after_step_0():
     assert not any(p.requires_grad for p in detector.projector.parameters())
     assert not any(p.requires_grad for p in detector.heads[0].parameters())
     assert all(p.requires_grad for p in detector.heads[1].parameters())
+
+
+def test_with_a_prototype_a_class_a_head_answers_for_the_class_that_is_most_alike():
+    detector = Detector(3, channels=3, per_class=True)
+    detector.append_head(2)
+    detector.append_head(3)
+    assert [list(rows) for rows in detector.rows] == [[0, 1], [2, 3, 4]]
+    assert detector.row_of_class(np.array([-1, 0, 0, 1, 1, 1])).tolist() == [-1, 0, 1, 2, 3, 4]
+    projected = torch.randn(2, 3, 4, 4).relu()
+    assert not detector.ready(1)
+    with torch.no_grad():
+        detector.prototypes.values.normal_()
+        detector.prototypes.counts[2:4] = 1  # the third class of the step has not been seen
+    assert detector.ready(1)
+    single = Detector(3, channels=3)
+    single.append_head()
+    single.heads[0].load_state_dict(detector.heads[1].state_dict())
+    alone = []
+    for row in (2, 3):
+        single.prototypes.values[0] = detector.prototypes.values[row]
+        alone.append(single.logits(projected, 0, (4, 4)))
+    torch.testing.assert_close(detector.logits(projected, 1, (4, 4)), torch.maximum(*alone))
+
+
+def test_all_rows_of_the_newest_step_forget_and_older_ones_do_not():
+    prototypes = Prototypes(1, decay=0.5)
+    prototypes.append(2)
+    prototypes.append(2)
+    rows = np.array([-1, 0, 1, 2, 3])
+    for value in (1.0, 3.0):
+        for row in range(4):
+            labels = torch.full((1, 1, 1), row + 1.0)
+            prototypes.update(torch.full((1, 1, 1, 1), value), labels, rows, row)
+    torch.testing.assert_close(prototypes.values.flatten(), torch.tensor([2.0, 2.0, 3.5 / 1.5, 3.5 / 1.5]))

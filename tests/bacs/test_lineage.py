@@ -27,7 +27,8 @@ def test_fields_that_act_later_change_later_keys_only(key, later):
 @pytest.mark.parametrize(
     "change",
     ["training.seed=1", "training.batch_size=7", "optimizer.lr=0.1", "network.width=8", "training.epochs=3",
-     "loss.det_weight=0.5", "training.mode=disjoint", "training.shuffle_classes=true", "scheduler.power=1"],
+     "loss.det_weight=0.5", "loss.prototypes=class", "training.mode=disjoint", "training.shuffle_classes=true",
+     "scheduler.power=1"],
 )  # fmt: skip
 def test_fields_that_act_at_once_change_every_key(key, change):
     assert key(0) != key(0, change)

@@ -244,8 +244,9 @@ def test_drift_is_the_change_of_unit_features_since_the_step_before(tiny_config,
     assert told == pytest.approx(float(by_image[match.int().argmax(dim=1)].mean()), rel=1e-4)
 
 
-def test_l1_distances_are_those_of_class_means_over_validation(tiny_config, tiny_digits):
-    run = ContinualRun(tiny_config(*SPLIT, "training.log_prototypes=true"), tiny_digits)
+@pytest.mark.parametrize("grain", ["step", "class"])
+def test_l1_distances_are_those_of_class_means_over_validation(tiny_config, tiny_digits, grain):
+    run = ContinualRun(tiny_config(*SPLIT, "training.log_prototypes=true", f"loss.prototypes={grain}"), tiny_digits)
     ended = next(event for event in run.events() if isinstance(event, StepEnded))
     told = {name: value for name, value in by_name(ended.points).items() if name.startswith("prototypes/")}
     assert set(told) == {f"prototypes/l1/{name}" for name in "01234"}
@@ -255,10 +256,11 @@ def test_l1_distances_are_those_of_class_means_over_validation(tiny_config, tiny
         projected = run.model.detector.project(run.model(batch.images).bottleneck).double()
     stride = 32 // projected.shape[-1]
     small = batch.labels[:, ::stride, ::stride]
-    prototype = run.model.detector.prototypes.values[0].double()
+    prototypes = run.model.detector.prototypes.values.double()
     for label in range(1, 6):
         where = small == label
         mean = torch.stack([channel[where].mean() for channel in projected.unbind(dim=1)])
+        prototype = prototypes[label - 1 if grain == "class" else 0]
         expected = functional.l1_loss(mean, prototype, reduction="sum")
         assert told[f"prototypes/l1/{label - 1}"] == pytest.approx(float(expected), rel=1e-3)
 

@@ -41,6 +41,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         ["loss=crossentropy"],
         ["loss=bacs", "training.mixed_precision=false", "optimizer=nesterov", "loss.buffer_policy=loss_balanced"],
         ["loss=bacs", "training.mode=sequential", "loss.detector_source=student_eval", "loss.lkd_mode=cos"],
+        ["loss=bacs", "loss.prototypes=class"],
         ["loss=bacs", "training.mode=disjoint", "loss.buffer_policy=reservoir", "loss.lkd_mode=l2"],
         ["loss=bacs_ref", "compat=reference", "training.new_head_init=mib"],
     ],

@@ -29,7 +29,7 @@ class Scribe:
         self.journal.append("created", sweep=name, uid=uid, config={"loss": "bacs"}, versions={"python": "3"})
 
     def suggest(self, number, split="2-2", role="trial", seed=0, tags=None, **params):
-        key = f"{number:012x}"
+        key = f"{seed:04x}{number:08x}"
         tags = {"mode": "overlapped", "loss": "bacs", "stage.0": "aa"} if tags is None else tags
         config = {"training": {"split": split, "seed": seed}, "loss": {"lkd": params.get("loss.lkd", 1.0)}}
         self.journal.append(

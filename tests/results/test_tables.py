@@ -7,6 +7,8 @@ from rich.console import Console
 
 from results import SweepState
 from results.tables import (
+    methods_table,
+    render_methods,
     render_status,
     render_winners,
     status_json,
@@ -51,6 +53,32 @@ def test_winners(sweep):
     }  # fmt: skip
     assert (second["split"], second["finished"], second["trial"], second["miou"]) == ("1-1", 0, None, None)
     assert (second["joint_miou"], second["gap_to_joint_percent"], second["params"]) == (None, None, {})
+
+
+def test_methods(scribe):
+    scribe.created()
+    tried = [("mib", (0.4, 0.6)), ("mib", (0.3, 0.3)), ("bacs", (0.55, 0.55)), ("er", (0.2,))]
+    for number, (method, vals) in enumerate(tried):
+        for seed, val in enumerate(vals):
+            key = scribe.suggest(number, seed=seed, tags={"loss": method}, **{"loss.knob": 0.1 * number})
+            scribe.start(key)
+            scribe.report(key, 1, **{"time/step_cpu_seconds": 30.0})
+            scribe.report(key, 2, **{"time/step_cpu_seconds": 10.0 + seed})
+            scribe.finish(key, val=val, test=val - 0.1)
+    scribe.run_trial(9, role="joint", val=0.9, test=0.8, tags={"loss": "crossentropy"})
+    state = SweepState.load(scribe.path)
+    rows = methods_table(state)
+    assert [(row["method"], row["trials"], row["seeds"]) for row in rows] == [
+        ("joint", 0, 1), ("bacs", 1, 2), ("mib", 2, 2), ("er", 1, 1),
+    ]  # fmt: skip
+    bacs, mib, er = rows[1:]
+    assert (bacs["val_miou"], bacs["val_miou_sd"], bacs["cpu_seconds"]) == (0.55, 0.0, 40.5)
+    assert mib["miou"] == pytest.approx(0.4)
+    assert mib["miou_sd"] == pytest.approx(0.1 * math.sqrt(2))
+    assert (mib["params"], er["miou_sd"]) == ({"loss.knob": 0.0}, None)
+    shown = text(render_methods(state))
+    assert "0.400 ± 0.141" in shown
+    assert shown.index("joint") < shown.index("bacs") < shown.index("mib")
 
 
 def test_trials(sweep):

@@ -9,6 +9,7 @@ from bacs.errors import RequestError
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import METHOD_KEY, SPACES_DIR, known_spaces, load_space
 from sweeps.checks import check_request
+from sweeps.ledger import planned_total
 from sweeps.plan import plan_rows
 from sweeps.settings import SweepConfig, compose_preset
 from sweeps.trials import make_trial
@@ -118,9 +119,67 @@ def test_a_trial_runs_the_method_that_was_suggested(sweep_of):
     assert trials["bacs"].config["loss"]["replay_batch_size"] == 3  # those that the sweep was asked for
 
 
+@pytest.mark.parametrize("algorithm", ["tpe", "random"])
+def test_equal_trials_go_round_the_methods_and_look_at_their_own_results_alone(tmp_path, algorithm):
+    path = tmp_path / "equal.yaml"
+    path.write_text("methods: [er, der, mib]\nequal_trials: true\n")
+    settings = StudySettings(load_space(str(path)), algorithm, 0, "2-2", startup_trials=2)
+
+    def suggested(scale: float) -> list[dict]:
+        history: list[Told] = []
+        for number in range(24):
+            params = propose(settings, history)
+            assert params is not None
+            value = 0.01 * number * (scale if params[METHOD_KEY] == "er" else 1.0)
+            history.append(Told(params, value))
+        return [told.params for told in history]
+
+    one, other = suggested(1.0), suggested(-1.0)
+    assert [params[METHOD_KEY] for params in one] == ["er", "der", "mib"] * 8
+    others = [params for params in one if params[METHOD_KEY] != "er"]
+    assert others == [params for params in other if params[METHOD_KEY] != "er"]  # whatever became of ER
+    assert (one != other) == (algorithm == "tpe")
+
+
+def test_a_list_of_configurations_is_run_as_it_stands(tmp_path, sweep_of):
+    path = tmp_path / "winners.yaml"
+    path.write_text("points: [{loss: mib, loss.kd_weight: 3.0}, {loss: er}, {training.lr_next: 0.001}]")
+    sweep = sweep_of(f"search.space={path}", "search.splits=[2-2,5-1]")
+    assert sweep.defaults == []
+    settings = StudySettings(sweep.space, "tpe", 0, "2-2", startup_trials=4)
+    history: list[Told] = []
+    while (params := propose(settings, history)) is not None:
+        history.append(Told(params, None))
+    assert [told.params for told in history] == yaml.safe_load(path.read_text())["points"]
+    assert planned_total(sweep) == 2 * (3 + 2)  # the preset asks for four trials, the list has three
+    place = {"role": "trial", "number": 0, "split": "2-2", "seed": 42}
+    made = [make_trial(sweep, "u", params=told.params, **place).config for told in history]
+    assert [config["loss"]["_target_"].split(".")[-1] for config in made] == ["MiB", "ExperienceReplay", "Bacs"]
+    assert (made[0]["loss"]["kd_weight"], made[2]["training"]["lr_next"]) == (3.0, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ("[]", "each once"),
+        ("[{loss: mib}, {loss: mib}]", "each once"),
+        ("[mib]", "each once"),
+        ("[{loss: ewc}]", "names loss=ewc, which is unknown"),
+        ("[{loss: mib, loss.kd: 3}]", r"loss\.kd"),
+        ("[{loss: mib, loss.kd_weight: -3}]", r"is -3.0, but must be >= 0"),
+    ],
+)
+def test_faulty_lists_of_configurations_say_what_is_wrong(tmp_path, sweep_of, points, words):
+    path = tmp_path / "winners.yaml"
+    path.write_text(f"points: {points}")
+    with pytest.raises(RequestError, match=words):
+        sweep_of(f"search.space={path}")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("methods: [mib, er]\nequal_trials: 3", "nothing else"),
         ("methods: [mib]", "two or more"),
         ("methods: [mib, mib]", "each once"),
         ("methods: {mib: 1}", "two or more"),

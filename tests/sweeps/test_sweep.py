@@ -99,6 +99,7 @@ def test_sweep_from_start_to_report(sweeps):
     assert code == 0
     assert "winners of demo" in output
     assert {path.name for path in (sweeps.storage / "demo" / "report").iterdir()} == {
+        "methods.csv",
         "winners.csv",
         "trials.csv",
         "steps.csv",
