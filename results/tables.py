@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 _REASON_CHARACTERS = 160
+
+METHODS_WIDTH = 110
+"""Columns that `render_methods` needs."""
 
 _METHOD_SCORES = {
     "all": "miou",
@@ -74,15 +78,17 @@ def render_winners(state: SweepState) -> Table:
 
 
 def render_methods(state: SweepState) -> Table:
-    """Every method of a sweep over several, by split, its best configuration's mean and standard deviation."""
-    table = Table(title=Text(f"methods of {state.sweep}"), title_justify="left")
-    for heading in ("split", "method", "trials", "seeds", "val mIoU", *_METHOD_SCORES, "CPU s"):
-        table.add_column(heading, justify="left" if heading in ("split", "method") else "right")
+    """Every method of a sweep over several, by split: its best configuration, mean and deviation over the seeds."""
+    title = Text(f"methods of {state.sweep}: mIoU on test images, mean±deviation over the seeds")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("split", "method"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trials", "val", *_METHOD_SCORES, "CPU s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     rows = methods_table(state)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         scores = [_with_deviation(row, column) for column in ("val_miou", *_METHOD_SCORES.values())]
-        trials = str(row["trials"] or "-")
-        cells = [row["split"], row["method"], trials, str(row["seeds"]), *scores, f"{row['cpu_seconds']:.0f}"]
+        cells = [row["split"], row["method"], str(row["trials"] or "-"), *scores, f"{row['cpu_seconds']:.0f}"]
         table.add_row(*map(Text, cells), end_section=following is None or following["split"] != row["split"])
     return table
 
@@ -157,10 +163,8 @@ def _score(value: float | None) -> str:
 
 
 def _with_deviation(row: Row, column: str) -> str:
-    mean, deviation = row[column], row[f"{column}_sd"]
-    if mean is None:
-        return "-"
-    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+    parts = [row[column], row[f"{column}_sd"]]
+    return "±".join(f"{part:.3f}".replace("0.", ".", 1) for part in parts if part is not None) or "-"
 
 
 def _reference(score: float | None, seeds: int) -> str:

@@ -18,7 +18,7 @@ from bacs.errors import RequestError
 from results.errors import ResultsError
 from results.journal import is_being_written
 from results.state import SweepState
-from results.tables import render_methods, render_status, render_winners, status_json, write_csvs
+from results.tables import METHODS_WIDTH, render_methods, render_status, render_winners, status_json, write_csvs
 from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.data_command import data_app
@@ -133,7 +133,7 @@ def report(name: Name, storage: Storage = None) -> None:
         console = Console()
         console.print(render_winners(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
-            console.print(render_methods(state))
+            Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
         for path in write_csvs(state, folder / "report"):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
