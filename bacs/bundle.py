@@ -130,6 +130,9 @@ class _HashedFile:
             self._error = error
         return len(data)
 
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
     def finish(self) -> str:
         """The digest of all that is now on the disk."""
         if self._error is not None:

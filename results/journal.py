@@ -6,7 +6,7 @@ Kinds and their fields (besides ``seq``, ``time`` in unix seconds, ``kind``):
 
 ==========  ====================================================================================
 created     sweep, uid, config, versions
-resumed     driver
+resumed     driver, repaired_bytes (of a half-written last line that was cut off)
 suggested   trial (key), number, role (trial | joint | finetune), split, seed, params, config, tags
 started     trial, attempt (1-based), host, pid
 reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...]

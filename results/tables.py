@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from results.rows import Row, failures, status_json, steps_table, trials_table, winners_table, write_csvs
+from results.rows import Row, failures, notes_table, status_json, steps_table, trials_table, winners_table, write_csvs
 from results.state import SweepState, TrialState
 
 __all__ = [
@@ -73,6 +73,8 @@ def render_status(
         parts.append(_running_table(state, running))
     if failed:
         parts.append(_failure_lines(failed))
+    if notes := notes_table(state):
+        parts.append(_note_lines(state, notes))
     return Group(*parts)
 
 
@@ -117,6 +119,16 @@ def _failure_lines(failed: list[TrialState]) -> Text:
         first_line = (trial.reason or "no reason given").splitlines()[0][:_REASON_CHARACTERS]
         lines.append(f"trial {trial.number} {trial.split} {fate}: {first_line}")
     return Text("\n".join(lines), style="red")
+
+
+def _note_lines(state: SweepState, notes: list[Row]) -> Text:
+    lines = []
+    for row in notes:
+        first = state.trials[row["trials"][0]]
+        others = f" and {len(row['trials']) - 1} more" if len(row["trials"]) > 1 else ""
+        name = f"trial {first.number}" if first.role == "trial" else first.role
+        lines.append(f"note of {name} {first.split}{others}: {row['note']}")
+    return Text("\n".join(lines), style="yellow")
 
 
 def _score(value: float | None) -> str:
