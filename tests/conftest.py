@@ -71,7 +71,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class SmallDisk:
-    """A real file system of two megabytes, of its own."""
+    """A real file system of its own, of a few megabytes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,10 +91,11 @@ class SmallDisk:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
+    """Of two megabytes, or of what an indirect parameter says."""
     path = tmp_path / "disk"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '2m')}", "tmpfs", path]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")

@@ -65,7 +65,7 @@ class Code:
         return (os.system, (self.command,))
 
 
-@pytest.mark.parametrize("writer", [torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("writer", [torch.save, lambda value, file: file.write_bytes(pickle.dumps(value, protocol=2))])
 def test_a_bundle_that_holds_code_is_refused_although_its_checksums_are_right(tmp_path, writer):
     folder, proof = tmp_path / "bundle", tmp_path / "ran"
     save_bundle(folder, {}, META)
@@ -269,7 +269,9 @@ def recorded(tiny_config, tiny_digits, tmp_path_factory):
         if number < 6:
             folder.save(run.snapshot())
             shutil.copytree(folder.folder, base / f"after-{number}")
-    return config, base, event.final, run
+        else:
+            final = event.final
+    return config, base, final, run
 
 
 @pytest.mark.parametrize(
