@@ -18,8 +18,8 @@ from bacs.events import EpochEnded, Picture, RunEnded, StepEnded
 from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
-from bacs.media import save_picture
-from bacs.report import write_results
+from bacs.outputs import Outputs
+from bacs.patience import StorageRefusedError
 from bacs.run import ContinualRun, DivergedError
 from bacs.view import RunView
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             drive(ContinualRun(config), console)
     except RequestError as error:
         return refuse(errors, error)
-    except DivergedError as error:
+    except (DivergedError, StorageRefusedError) as error:
         errors.print(f"[bold red]the run failed:[/] {error}")
         return FAILED
     return DONE
@@ -62,28 +62,33 @@ def drive(run: ContinualRun, console: Console) -> None:
 
     Results and pictures lie beside the checkpoints, or, without these, under ``runs``.
     """
+
+    def notice(text: str) -> None:
+        console.print(text, markup=False)
+
     for note in run.notes:
-        console.print(note, markup=False)
+        notice(note)
     path = _checkpoint_folder(run.config)
     folder = None
     if path is not None:
-        folder = CheckpointFolder(path, run_identity(run.config))
+        folder = CheckpointFolder(path, run_identity(run.config), notice)
         run.restore(folder.latest())
         for note in folder.notes:
-            console.print(note, markup=False)
+            notice(note)
     pictures = path / "pictures" if path is not None else PICTURES / _run_name(run.config)
     results = path / "results" if path is not None else RESULTS / _run_name(run.config)
     console.print(f"results: {results}", markup=False, soft_wrap=True)
     if run.media.draws:
         console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
+    outputs = Outputs(results, pictures, notice)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
         for event in run.events():
             if isinstance(event, Picture):
-                save_picture(pictures, event)
+                outputs.draw(event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
             if isinstance(event, StepEnded | RunEnded):
-                write_results(results, run.history())
+                outputs.write(run.history())
             view.show(event)
 
 

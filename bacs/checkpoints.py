@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bacs.bundle import BundleError, load_bundle, save_bundle
+from bacs.bundle import BundleError, bundle_names, load_bundle, save_bundle
+from bacs.patience import patiently
 
 KEPT_EPOCHS = 2
 """Epoch bundles kept, so that a damaged last one costs one epoch more."""
+
+_NAME = re.compile(r"stage-(?P<stage>\d+)|epoch-(?P<step>\d+)-(?P<epoch>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +30,86 @@ class Snapshot:
     meta: dict[str, Any]
 
 
-class CheckpointFolder:
-    """``stage-<step>/`` and ``epoch-<step>-<epoch>/`` below one folder."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a bundle belongs in the course of a run."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        """Args: identity: of the configuration; bundles written under another one are refused."""
+    step: int
+    epoch: int | None
+
+    @property
+    def name(self) -> str:
+        return f"stage-{self.step:03d}" if self.epoch is None else f"epoch-{self.step:03d}-{self.epoch:05d}"
+
+    @property
+    def order(self) -> tuple[bool, int, int]:
+        """Epochs, from first to last, then stages."""
+        return self.epoch is None, self.step, self.epoch or 0
+
+
+class CheckpointFolder:
+    """``stage-<step>/`` and ``epoch-<step>-<epoch>/`` below one folder. One process at a time may save."""
+
+    def __init__(self, folder: Path, identity: str, notice: Callable[[str], None] | None = None) -> None:
+        """Args:
+        folder: of the bundles; made when the first one is saved.
+        identity: of the configuration; bundles written under another one are passed over.
+        notice: is told while a save waits for storage; else it stands in ``notes``.
+        """
         self.folder = folder
         self.identity = identity
         self.notes: list[str] = []
         """What was found damaged and passed over, for the user."""
+        self._notice = notice or self.notes.append
 
     def save(self, snapshot: Snapshot) -> None:
-        meta = {"identity": self.identity, "step": snapshot.step, **snapshot.meta}
-        if snapshot.epoch is None:
-            save_bundle(self.folder / f"stage-{snapshot.step:03d}", snapshot.tensors, meta)
-            self._prune(keep=0)
-        else:
-            name = f"epoch-{snapshot.step:03d}-{snapshot.epoch:05d}"
-            save_bundle(self.folder / name, snapshot.tensors, meta)
-            self._prune(keep=KEPT_EPOCHS)
+        """Makes the snapshot durable, then drops the epochs that it makes needless.
+
+        While storage refuses, the run stands still: going on would put more and more work at risk.
+
+        Raises:
+            bacs.patience.StorageRefusedError: it refused for too long.
+        """
+        place = _Place(snapshot.step, snapshot.epoch)
+        meta = {**snapshot.meta, "identity": self.identity, "step": place.step, "epoch": place.epoch}
+        patiently(
+            lambda: save_bundle(self.folder / place.name, snapshot.tensors, meta),
+            f"the checkpoint {place.name}",
+            self.folder,
+            self._notice,
+        )
+        self._prune(place)
 
     def latest(self) -> list[Snapshot]:
-        """What to restore, in order: the last finished step, then the last epoch after it. Empty: start afresh."""
+        """What to restore, in order: the last finished step, then the last epoch after it. Empty: start afresh.
+
+        Whatever is damaged is passed over for the one before, and noted.
+        """
         found: list[Snapshot] = []
-        for path in sorted(self.folder.glob("stage-*"), reverse=True):
-            stage = self._load(path, int(path.name.split("-")[1]), None)
-            if stage is not None:
-                found.append(stage)
-                break
+        places = self._places()
+        stages = [place for place in places if place.epoch is None]
+        self._take_last(stages, found)
         step = found[0].step + 1 if found else 0
-        for path in sorted(self.folder.glob(f"epoch-{step:03d}-*"), reverse=True):
-            epoch = self._load(path, step, int(path.name.split("-")[2]))
-            if epoch is not None:
-                found.append(epoch)
-                break
+        self._take_last([place for place in places if place.epoch is not None and place.step == step], found)
+        lost = [place.step for place in stages if place.step >= step]
+        if lost:
+            self.notes.append(f"trains step {step} again: no checkpoint of its end can be used")
         return found
 
-    def _load(self, path: Path, step: int, epoch: int | None) -> Snapshot | None:
+    def _take_last(self, places: list[_Place], found: list[Snapshot]) -> None:
+        for place in reversed(places):
+            snapshot = self._load(place)
+            if snapshot is not None:
+                found.append(snapshot)
+                return
+
+    def _places(self) -> list[_Place]:
+        """Of all bundles there are, in order."""
+        matches = filter(None, map(_NAME.fullmatch, bundle_names(self.folder)))
+        return sorted(map(_place, matches), key=lambda place: place.order)
+
+    def _load(self, place: _Place) -> Snapshot | None:
+        path = self.folder / place.name
         try:
             tensors, meta = load_bundle(path)
         except BundleError as error:
@@ -70,9 +118,22 @@ class CheckpointFolder:
         if meta.get("identity") != self.identity:
             self.notes.append(f"passed over {path}: it belongs to another configuration")
             return None
-        return Snapshot(step, epoch, tensors, meta)
+        # Bundles of earlier versions do not tell their epoch.
+        if (meta.get("step"), meta.get("epoch", place.epoch)) != (place.step, place.epoch):
+            self.notes.append(f"passed over {path}: it is that of another place, under this name")
+            return None
+        return Snapshot(place.step, place.epoch, tensors, meta)
 
-    def _prune(self, keep: int) -> None:
-        epochs = sorted(self.folder.glob("epoch-*"))
-        for path in epochs[: len(epochs) - keep]:
-            shutil.rmtree(path, ignore_errors=True)
+    def _prune(self, saved: _Place) -> None:
+        """Keeps the last epochs up to the one just saved; later ones were left by a run that had to go back."""
+        epochs = [place for place in self._places() if place.epoch is not None]
+        kept = [place for place in epochs if place.step == saved.step and place.order <= saved.order]
+        for place in epochs:
+            if saved.epoch is None or place not in kept[-KEPT_EPOCHS:]:
+                shutil.rmtree(self.folder / place.name, ignore_errors=True)
+
+
+def _place(match: re.Match[str]) -> _Place:
+    if match["stage"] is not None:
+        return _Place(int(match["stage"]), None)
+    return _Place(int(match["step"]), int(match["epoch"]))

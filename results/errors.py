@@ -16,3 +16,7 @@ class ResultsError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n    -> {self.hint}" if self.hint else self.message
+
+
+class StorageRefusedError(ResultsError):
+    """Storage did not take a write, for longer than is worth waiting: the work failed, the request was right."""

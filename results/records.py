@@ -21,9 +21,11 @@ from typing import Any
 Record = dict[str, Any]
 """A decoded line: ``seq`` (1-based, the line number), ``time`` (unix seconds), ``kind``, its fields."""
 
+_HEAD = {"seq", "time", "kind"}
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_FORMAT = b',"crc":"%08x"}'
 _TAIL_BYTES = len(_TAIL_FORMAT % 0)
+_SMALLEST_BLOCK = 512
 _TAIL_PATTERN = re.compile(rb',"crc":"[0-9a-f]{8}"}')
 
 
@@ -44,12 +46,32 @@ def decode_line(line: bytes) -> Record | None:
         return None
     try:
         record = _from_json(json.loads(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and record.keys() >= _HEAD else None
 
 
-def hides_record(line: bytes) -> bool:
+def is_torn(tail: bytes, seq: int | None) -> bool:
+    """Whether the end of a file, after its last newline, may be a line whose writing was cut short.
+
+    A killed writer leaves a prefix of its line, a power cut perhaps blocks of zeros in it.
+
+    Args:
+        tail: the bytes.
+        seq: of the line that was to be written; ``None``: not known.
+    """
+    text = tail.rstrip(b"\0")
+    head = b'{"seq":%s' % (b"" if seq is None else b'%d,"time":' % seq)
+    begins_rightly = text[: len(head)] == head[: len(text)]
+    return is_unwritten(tail) or (begins_rightly and not _hides_record(text))
+
+
+def is_unwritten(line: bytes) -> bool:
+    """Whether blocks of a line never reached the disk, so that zeros (which are in no record) stand there."""
+    return line.startswith(b"\0") or b"\0" * _SMALLEST_BLOCK in line
+
+
+def _hides_record(line: bytes) -> bool:
     """Whether a line that cannot be decoded starts with a whole record: its newline was damaged, not torn."""
     ends = (match.end() for match in _TAIL_PATTERN.finditer(line))
     return any(end < len(line) and decode_line(line[:end]) is not None for end in ends)

@@ -104,6 +104,7 @@ def status_json(state: SweepState, total: int | None = None, concurrency: int | 
         "best": winners_table(state),
         "running": [_running_row(trial) for trial in running],
         "failures": [_failure_row(trial) for trial in failures(state)],
+        "notes": notes_table(state),
     }
     return {key: _without_nan(value) for key, value in status.items()}
 
@@ -137,6 +138,15 @@ def _method_row(split: str, method: str, trials: int, params: Row, runs: Sequenc
         row[f"{column}_sd"] = statistics.stdev(values) if len(values) > 1 else None
     spent = [run.total("time/step_cpu_seconds") for run in runs]
     return row | {"cpu_seconds": statistics.fmean(spent), "params": dict(params)}
+
+
+def notes_table(state: SweepState) -> list[Row]:
+    """What trials had to tell, one row a text: ``note``, and ``trials``, the keys of those that told it."""
+    told: dict[str, list[str]] = {}
+    for trial in state.trials.values():
+        for note in trial.notes:
+            told.setdefault(note, []).append(trial.key)
+    return [{"note": note, "trials": keys} for note, keys in told.items()]
 
 
 def _winner_row(state: SweepState, split: str) -> Row:

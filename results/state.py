@@ -54,6 +54,8 @@ class TrialState:
     reason: str = ""
     """Why it was stopped or last failed."""
     traceback: str = ""
+    notes: list[str] = field(default_factory=list)
+    """What its attempts had to tell, such as checkpoints that were passed over; each text once."""
 
     def total(self, metric: str) -> float:
         """The sum of all its points of a metric."""
@@ -102,6 +104,8 @@ class SweepState:
         """How many times the sweep ended: a resumed one ends again."""
         self.offset = 0
         """Bytes of the journal folded so far."""
+        self.seq = 0
+        """Number of the last record read from there."""
 
     @classmethod
     def load(cls, path: Path | str) -> SweepState:
@@ -116,10 +120,10 @@ class SweepState:
 
     def refresh(self, path: Path | str) -> list[Record]:
         """Fold what was appended since the last call, and return it."""
-        records, end = read_journal(path, self.offset)
+        records, end = read_journal(path, self.offset, self.seq + 1)
         for record in records:
             self.apply(record)
-        self.offset = end
+        self.offset, self.seq = end, self.seq + len(records)
         return records
 
     def apply(self, record: Record) -> None:
@@ -136,6 +140,7 @@ class SweepState:
                     "the journal was edited or mixed with another one; restore it from a copy",
                 )
             trial.tags |= record.get("tags") or {}
+            trial.notes += [note for note in record.get("notes") or [] if note not in trial.notes]
             _TRIAL_KINDS[kind](trial, record)
         elif kind == "created":
             self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
@@ -224,7 +229,7 @@ class SweepState:
             if trial.status == "running":
                 trial.status = "pending"
         self.ended = record["kind"] == "ended"
-        self.ended_at = record["time"] if self.ended else None
+        self.ended_at = max(record["time"], self.created_at or 0.0) if self.ended else None
         self.end_status = record["status"] if self.ended else ""
         self.endings += self.ended
 
@@ -247,7 +252,8 @@ def _reported(trial: TrialState, record: Record) -> None:
 def _ended(trial: TrialState, record: Record) -> None:
     if trial.status in ("finished", "stopped"):
         return
-    trial.ended_at, trial.reason = record["time"], record.get("reason", "")
+    # The clock may have been set back meanwhile: nothing ends before it began.
+    trial.ended_at, trial.reason = max(record["time"], trial.attempt_started_at or 0.0), record.get("reason", "")
     trial.traceback = record.get("traceback") or ""
     trial.status = "pending" if record.get("will_retry") else record["kind"]
     trial.final = record.get("final") or {}

@@ -14,6 +14,7 @@ from results.rows import (
     Row,
     failures,
     methods_table,
+    notes_table,
     status_json,
     steps_table,
     trials_table,
@@ -112,6 +113,8 @@ def render_status(
         parts.append(_running_table(state, running))
     if failed:
         parts.append(_failure_lines(failed))
+    if notes := notes_table(state):
+        parts.append(_note_lines(state, notes))
     return Group(*parts)
 
 
@@ -156,6 +159,16 @@ def _failure_lines(failed: list[TrialState]) -> Text:
         first_line = (trial.reason or "no reason given").splitlines()[0][:_REASON_CHARACTERS]
         lines.append(f"trial {trial.number} {trial.split} {fate}: {first_line}")
     return Text("\n".join(lines), style="red")
+
+
+def _note_lines(state: SweepState, notes: list[Row]) -> Text:
+    lines = []
+    for row in notes:
+        first = state.trials[row["trials"][0]]
+        others = f" and {len(row['trials']) - 1} more" if len(row["trials"]) > 1 else ""
+        name = f"trial {first.number}" if first.role == "trial" else first.role
+        lines.append(f"note of {name} {first.split}{others}: {row['note']}")
+    return Text("\n".join(lines), style="yellow")
 
 
 def _score(value: float | None) -> str:

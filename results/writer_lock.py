@@ -8,6 +8,7 @@ children made by a bare ``os.fork``, which must close the journal or exit.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -43,12 +44,17 @@ class WriterLock:
             holder = _read_holder(self._fd)
             os.close(self._fd)
             raise _refusal(path, error, holder) from error
-        self._write_holder()
+        try:
+            self._write_holder()
+        except OSError as error:  # a full disk
+            os.close(self._fd)
+            raise ResultsError(f"cannot write {path}: {error.strerror}", "free or repair that storage") from error
 
     def release(self) -> None:
         """Give the lock back. Twice is once."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
+            with contextlib.suppress(OSError):  # storage may refuse; the lock goes with the file all the same
+                os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
-from results.errors import ResultsError
+from results.errors import ResultsError, StorageRefusedError
 from results.journal import is_being_written
 from results.state import SweepState
 from results.tables import METHODS_WIDTH, render_methods, render_status, render_winners, status_json, write_csvs
@@ -161,7 +161,7 @@ def _requests_checked() -> Iterator[None]:
         Console(stderr=True).print(
             f"[bold red]{error.message}[/]\n    -> {error.hint}", highlight=False, soft_wrap=True
         )
-        raise typer.Exit(WRONG_REQUEST) from None
+        raise typer.Exit(FAILED if isinstance(error, StorageRefusedError) else WRONG_REQUEST) from None
 
 
 def _requested(

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
+from results.errors import ResultsError
 from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
@@ -49,9 +50,9 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
     with Journal(journal_path) as journal:
         state = SweepState.load(journal_path)
         ledger = Ledger(sweep, journal, state)
-        _open_books(ledger)
+        _open_books(ledger, journal.repaired_bytes)
         if sweep.launch.time_budget_minutes is not None:
-            ledger.deadline = time.time() + 60 * sweep.launch.time_budget_minutes
+            ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
         tracker.start()
         try:
@@ -70,15 +71,26 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
     return state
 
 
-def _open_books(ledger: Ledger) -> None:
+def _open_books(ledger: Ledger, repaired_bytes: int) -> None:
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
     if ledger.state.created_at is None:
+        _refuse_lost_journal(ledger.sweep.folder)
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
         ledger.book("created", sweep=name, uid=uid, config=ledger.sweep.resolved, versions=versions, driver=driver)
     else:
-        ledger.book("resumed", driver=driver)
+        ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)
+
+
+def _refuse_lost_journal(folder: Path) -> None:
+    """A new journal gives trials new keys, so that none would find its checkpoints."""
+    trials = folder / "trials"
+    if trials.is_dir() and any(trials.iterdir()):
+        raise ResultsError(
+            f"{folder / JOURNAL} is empty or missing, but there are trials in {trials}",
+            "restore the journal from a copy, or give the new sweep another --name",
+        )
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Ledger:
         self.sweep = sweep
         self.state = state
         self.deadline: float | None = None
-        """Unix seconds after which no more work is handed out."""
+        """Reading of `time.monotonic` after which no more work is handed out; a clock that is set moves nothing."""
         self._journal = journal
         self._lock = threading.RLock()
         self._out: set[str] = set()  # handed out by this driver
@@ -72,7 +72,7 @@ class Ledger:
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""
         with self._lock:
-            if self.deadline is not None and time.time() > self.deadline:
+            if self.deadline is not None and time.monotonic() > self.deadline:
                 return None
             waiting = self._unfinished()
             if waiting is None:
@@ -90,7 +90,7 @@ class Ledger:
     def exhausted(self) -> bool:
         """Whether every trial of the sweep has been handed out or is over, or time is up."""
         with self._lock:
-            if self.deadline is not None and time.time() > self.deadline:
+            if self.deadline is not None and time.monotonic() > self.deadline:
                 return True
             known = len(self.state.trials) >= self.total
             return known and all(t.is_over or t.key in self._out for t in self.state.trials.values())
@@ -201,8 +201,9 @@ class Ledger:
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
-            if fresh:
-                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh)
+            notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
+            if fresh or notes:
+                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
 

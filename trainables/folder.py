@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
+import logging
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bacs.atomic import remove_drafts, replacing
+from bacs.bundle import clean_bundles
+from bacs.patience import patiently
+
 LOCK_PATIENCE_SECONDS = 120.0
+
+_log = logging.getLogger(__name__)
 
 
 class TrialBusyError(RuntimeError):
@@ -38,15 +43,22 @@ class TrialFolder:
         return self.path / "results"
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Stores the resolved configuration; done by the driver before the trial is handed out."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "config.json", config)
+        """Stores the resolved configuration; done by the driver before the trial is handed out.
+
+        Raises:
+            bacs.patience.StorageRefusedError: storage refused for too long.
+        """
+        path = self.path / "config.json"
+        remove_drafts(self.path, path.name)
+        patiently(lambda: _write_json(path, config), "a trial's configuration", self.path, _log.warning)
 
     def read_config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
     def write_error(self, reason: str, traceback: str) -> None:
-        _write_json(self.path / "error.json", {"reason": reason, "traceback": traceback})
+        """Tells the driver why this attempt ends, if storage lets it: the error itself must get out in any case."""
+        with contextlib.suppress(OSError):
+            _write_json(self.path / "error.json", {"reason": reason, "traceback": traceback})
 
     def take_error(self) -> dict[str, str] | None:
         """The error of the attempt that just ended, once; ``None`` if it died without a word."""
@@ -62,10 +74,13 @@ class TrialFolder:
     def claim(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:
         """Holds the trial's lock, so that a new attempt never writes beside one that is still dying.
 
+        What a killed attempt left half written is removed.
+
         Raises:
             TrialBusyError: the holder did not let go in time. The lock goes with the process that holds it.
+            bacs.patience.StorageRefusedError: storage refused for too long.
         """
-        with (self.path / "lock").open("a") as file:
+        with patiently(lambda: (self.path / "lock").open("a"), "a trial's lock", self.path, _log.warning) as file:
             deadline = time.monotonic() + patience_seconds
             while True:
                 try:
@@ -75,14 +90,18 @@ class TrialFolder:
                     if time.monotonic() > deadline:
                         raise TrialBusyError(f"{self.path} is still locked by another process") from None
                     time.sleep(0.2)
+            self._tidy()
             yield
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(OSError):  # a storage that refuses is met again, with patience
+            clean_bundles(self.checkpoints)
+            remove_drafts(self.path, "error.json")
+            for folder in (self.results, self.pictures, *self.pictures.glob("step-*")):
+                remove_drafts(folder)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """Atomic and durable: the driver writes this before it tells the journal."""
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with staging.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
+    with replacing(path, durable=True) as draft:
+        draft.write_text(json.dumps(value, indent=1), encoding="utf-8")

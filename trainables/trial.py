@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -17,8 +18,7 @@ from bacs.config import RunConfig
 from bacs.events import EpochEnded, Picture, Point, RunEnded, StepEnded
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity, stage_key
-from bacs.media import save_picture
-from bacs.report import write_results
+from bacs.outputs import Outputs
 from bacs.run import ContinualRun
 from trainables.folder import TrialFolder
 
@@ -26,9 +26,9 @@ from trainables.folder import TrialFolder
 def train_trial(config: dict[str, Any]) -> None:
     """Runs the trial whose folder ``config["folder"]`` names, from wherever its checkpoints stand.
 
-    Every report carries ``kind`` (started, epoch, step, final), ``step`` (1-based count of finished continual steps),
-    ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history kept in
-    its checkpoint, so nothing that happened while no driver listened is missing.
+    Every report carries ``kind`` (started, epoch, step, final, note), ``step`` (1-based count of finished continual
+    steps), ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history
+    kept in its checkpoint, so nothing that happened while no driver listened is missing.
     """
     folder = TrialFolder(Path(config["folder"]))
     with folder.claim():
@@ -46,7 +46,11 @@ def _train(folder: TrialFolder) -> None:
 
 
 def _drive(run: ContinualRun, folder: TrialFolder) -> None:
-    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config))
+    def notice(text: str) -> None:
+        _report("note", run.steps_done, run.epochs_done, [], notes=[text])
+
+    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config), notice)
+    outputs = Outputs(folder.results, folder.pictures, notice)
     run.restore(checkpoints.latest())
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
     place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "stage.0": first_stage}
@@ -57,13 +61,13 @@ def _drive(run: ContinualRun, folder: TrialFolder) -> None:
             checkpoints.save(run.snapshot())
             _report("epoch", event.step, event.epochs_done, event.points)
         elif isinstance(event, Picture):
-            save_picture(folder.pictures, event)
+            outputs.draw(event)
         elif isinstance(event, StepEnded):
             checkpoints.save(run.snapshot())
-            write_results(folder.results, run.history())
+            outputs.write(run.history())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)
         elif isinstance(event, RunEnded):
-            write_results(folder.results, run.history())  # again, in case the last attempt ended before it could
+            outputs.write(run.history())  # again, in case the last attempt ended before it could
             _report("final", run.steps_done, run.epochs_done, [], final=event.final)
 
 
@@ -71,10 +75,11 @@ def _report(
     kind: str, step: int, epoch: int, points: list[Point], *, pointer: TrialFolder | None = None, **more: Any
 ) -> None:
     metrics = {"kind": kind, "step": step, "epoch": epoch, "points": [list(point) for point in points], **more}
-    if pointer is None:
-        tune.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        # Tune copies its checkpoints, so it gets a pointer to ours, which are committed atomically.
-        (Path(scratch) / "pointer.json").write_text(json.dumps({"folder": str(pointer.path)}), encoding="utf-8")
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(scratch))
+    if pointer is not None:
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as scratch:
+            # Tune copies its checkpoints, so it gets a pointer to ours, which are committed atomically. Nothing
+            # depends on it: where it cannot be stored, the report goes without.
+            (Path(scratch) / "pointer.json").write_text(json.dumps({"folder": str(pointer.path)}), encoding="utf-8")
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(scratch))
+            return
+    tune.report(metrics)

@@ -1,0 +1,44 @@
+"""The files that a run leaves for people: results and pictures. None of them is worth a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bacs.events import Picture
+from bacs.media import save_picture
+from bacs.patience import refusal
+from bacs.report import History, write_results
+
+
+class Outputs:
+    """Writes them; what storage refuses is kept and written with the next step."""
+
+    def __init__(self, results: Path, pictures: Path, notice: Callable[[str], None]) -> None:
+        """Args: notice: is told what could not be written."""
+        self.results = results
+        self.pictures = pictures
+        self._notice = notice
+        self._waiting: list[Picture] = []
+
+    def draw(self, picture: Picture) -> None:
+        self._waiting.append(picture)
+        if len(self._waiting) == 1:  # else storage refused a moment ago
+            self._draw_waiting()
+
+    def write(self, history: History) -> None:
+        """Everything that is known by now; call it after every step and once more at the end of the run."""
+        self._draw_waiting()
+        try:
+            write_results(self.results, history)
+        except OSError as error:
+            self._notice(f"results are not written, the next step tries again: {refusal(self.results, error)}")
+
+    def _draw_waiting(self) -> None:
+        try:
+            while self._waiting:
+                save_picture(self.pictures, self._waiting[0])
+                self._waiting.pop(0)
+        except OSError as error:
+            why = refusal(self.pictures, error)
+            self._notice(f"{len(self._waiting)} pictures are not written, the next step tries again: {why}")
