@@ -42,8 +42,8 @@ from results.projection import (
 from results.state import TrialState
 
 _POINTS_A_CALL = 1000
-_CONFIG_ATTEMPTS = 3
-_STALE_TAGS = ("stopped", "failed")
+_CONFIG_ATTEMPTS = 5
+_STALE_TAGS = ("stopped", "failed", "cause")
 _SWEEP = ""
 """Stands for the sweep's own run where trials stand under their keys."""
 

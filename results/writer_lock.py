@@ -8,7 +8,6 @@ children made by a bare ``os.fork``, which must close the journal or exit.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -49,16 +48,14 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock back. Twice is once."""
         if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 
     def _write_holder(self) -> None:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its message is poorer
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
 
 
 def is_held(path: Path) -> bool:
