@@ -86,7 +86,7 @@ class Shipper:
     @property
     def is_behind(self) -> bool:
         """Whether something that was read in the journal is not in MLflow."""
-        return self._must_look or bool(self._dirty)
+        return bool(self._state.uid) and (self._must_look or bool(self._dirty))
 
     def has_news(self) -> bool:
         """Whether there is anything to ship, as far as can be told without asking MLflow."""
@@ -111,7 +111,7 @@ class Shipper:
         """
         deadline = time.monotonic() + seconds
         self._fold()
-        if not self._state.uid or not (self._dirty or self._must_look):
+        if not self.is_behind:
             return 0
         if self._store is None:
             self._store = RunStore(self.uri, self.experiment, self.artifact_root)

@@ -16,10 +16,11 @@ from results.writer_lock import WriterLock
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-PASS_SECONDS = 20.0
+PASS_SECONDS = 10.0
 """After which a pass lets another process have its turn."""
 TURN_SECONDS = 60.0
 """How long `Tracker.sync_once` waits for its turn."""
+_ASK_SECONDS = 0.1
 
 
 class Tracker:
@@ -91,6 +92,7 @@ class Tracker:
                         sent += self._shipper.ship(PASS_SECONDS)
                     if not self._shipper.is_behind:
                         break
+                    time.sleep(5 * _ASK_SECONDS)  # long enough for whoever waits to see that it is free
             except Exception as error:
                 self.last_error = str(error)
                 if isinstance(error, ResultsError):
@@ -177,4 +179,4 @@ def _take(path: Path, wait_seconds: float) -> WriterLock:
                     f"another process ships this journal: {error.message}",
                     "it brings its tracking server up to date by itself; try again when it is through",
                 ) from error
-            time.sleep(0.1)
+            time.sleep(_ASK_SECONDS)
