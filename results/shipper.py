@@ -113,7 +113,7 @@ class Shipper:
         self._fold()
         if not self.is_behind:
             return 0
-        if self._store is None:
+        if self._store is None or self._must_look:  # also the experiment may have gone
             self._store = RunStore(self.uri, self.experiment, self.artifact_root)
         if self._must_look:
             self._look(self._store)

@@ -68,8 +68,8 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
             ledger.book("ended", status="failed" if failed else "finished" if over else "interrupted")
             if not tracker.close(DRAIN_SECONDS):
                 _say(console, f"{sweep.tracking_uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}")
-            for refused in tracker.refused:
-                _say(console, f"{sweep.tracking_uri} refused a part of a run: {refused}")
+            if refused := tracker.refused:
+                _say(console, f"{sweep.tracking_uri} refused {len(refused)} entries, such as {refused[0]}")
     return state
 
 

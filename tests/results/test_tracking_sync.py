@@ -94,6 +94,7 @@ def test_a_sweep_whose_driver_was_killed_is_closed_until_it_is_resumed(scribe, u
     assert not {"RUNNING", "KILLED", "SCHEDULED"} & {run["info"][1] for run in dump(uri).values()}
 
 
+@pytest.mark.slow
 def test_processes_that_ship_at_once_make_no_run_twice(scribe, uri, another, spawn, tmp_path):
     """The sweep's own tracker in its thread, and two `sync` beside it."""
     scribe.created()
@@ -166,6 +167,24 @@ def test_a_parent_deleted_by_hand_gets_its_children_back(scribe, uri):
     held = dump(uri)
     assert held["sweep"]["info"][1] == "FINISHED"
     assert {held[key]["tags"]["mlflow.parentRunId"] for key in keys} == {"sweep"}
+
+
+def test_a_server_that_came_back_with_nothing_gets_everything_again(scribe, uri, tmp_path):
+    scribe.created()
+    keys = [scribe.run_trial(number) for number in range(2)]
+    tracker = Tracker(uri, "digits", scribe.path)
+    tracker.sync_once()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiment_tags", "experiments"):
+            database.execute(f"delete from {table}")
+    scribe.end()
+    with pytest.raises(ResultsError, match="not found"):
+        tracker.sync_once()
+    tracker.sync_once()
+    held = dump(uri)
+    assert held.keys() == {"sweep", *keys}
+    assert {run["info"][1] for run in held.values()} == {"FINISHED"}
+    assert {len(held[key]["points"]) for key in keys} == {9}
 
 
 LOCKER = """
