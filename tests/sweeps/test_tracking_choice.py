@@ -72,8 +72,9 @@ def statuses(database) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_sweep_without_its_server_is_synchronised_later(sweeps: CommandLine):
     code, output = sweeps.run(
-        "run", "digits", "--name", "alone", *QUICK, "--tracking-uri", NOBODY, "--tracking-optional"
-    )
+        "run", "digits", "--name", "alone", *QUICK, "--tracking-uri", NOBODY, "--tracking-optional",
+        timeout=480,
+    )  # fmt: skip
     assert code == 0, output
     assert output.count("going on without it") == 1
     assert "python -m sweeps sync alone" in output
@@ -93,7 +94,7 @@ def test_a_sweep_without_its_server_is_synchronised_later(sweeps: CommandLine):
 def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweeps: CommandLine):
     process = sweeps.start("run", "digits", "--name", "killed", *SLOWER)
     database = sweeps.storage / "mlflow.db"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while not (database.exists() and _running_trials(database)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -107,7 +108,7 @@ def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweep
         assert found["sweep"] == "KILLED"
         assert "KILLED" in {found[key] for key in found if key != "sweep"}
         assert "RUNNING" not in found.values()
-    code, output = sweeps.run("resume", "killed")
+    code, output = sweeps.run("resume", "killed", timeout=480)
     assert code == 0, output
     state = SweepState.load(sweeps.journal("killed"))
     assert statuses(database) == dict.fromkeys(["sweep", *state.trials], "FINISHED")
