@@ -7,17 +7,19 @@ import os
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from results.errors import ResultsError
 from results.projection import Point
 
-_POINTS_A_CALL = 1000
+_ENTITIES_A_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # what a server takes at most
+_RUNS_A_PAGE = 1000
 _HTTP_TIMEOUT_SECONDS = 10
 
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
+_NOT_ABOUT_THE_REQUEST = (401, 429)  # a wrong login and a busy server refuse whatever comes
+_MOST_REFUSED = 20
+"""In one call of `RunStore.log_points` and its like; beyond that it is the run, not the points."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +31,8 @@ class RemoteRun:
     end_time: int | None
     """Unix milliseconds."""
     tags: dict[str, str]
+    metrics: int = 0
+    """How many metrics it held when it was found."""
 
 
 def prepare_environment() -> None:
@@ -46,14 +50,18 @@ def prepare_environment() -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
-    # These two announce every new database. Levels set by hand also hold where MLflow was imported before.
-    for name in ("mlflow.store.db.utils", "alembic.runtime.migration"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Levels set by hand also hold where MLflow was imported before. The first prints every locked database with its
+    # traceback, the second announces every new one; what fails is raised besides.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 
 
 def is_refusal(error: Exception) -> bool:
     """Whether the server answered and refused this very request (others may still pass)."""
-    return getattr(error, "error_code", None) in _REFUSALS
+    if getattr(error, "error_code", None) == "INVALID_STATE":
+        return True
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    return 400 <= status < 500 and status not in _NOT_ABOUT_THE_REQUEST
 
 
 class RunStore:
@@ -76,59 +84,68 @@ class RunStore:
         root = artifact_root.resolve().as_uri() if is_sqlite(uri) else None
         self._experiment_id = self._get_or_create_experiment(experiment, root)
 
-    def get_or_create_run(
-        self, identity: Mapping[str, str], tags: Mapping[str, str], name: str, start_ms: int
-    ) -> RemoteRun:
-        """The oldest run that carries all tags of ``identity``; created when there is none."""
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
-        found = self._client.search_runs(
-            [self._experiment_id], condition, max_results=1, order_by=["attributes.start_time ASC"]
-        )
-        run = (
-            found[0]
-            if found
-            else self._client.create_run(self._experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
-        )
-        return RemoteRun(
-            run_id=run.info.run_id,
-            status=run.info.status,
-            end_time=run.info.end_time,
-            tags=dict(run.data.tags),
+    def find_runs(self, tags: Mapping[str, str]) -> list[RemoteRun]:
+        """All runs that carry these tags; deleted ones are not among them."""
+        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found: list[RemoteRun] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], condition, max_results=_RUNS_A_PAGE, page_token=token
+            )
+            found += map(_remote, page)
+            token = page.token
+            if not token:
+                return found
+
+    def create_run(self, tags: Mapping[str, str], name: str, start_ms: int) -> RemoteRun:
+        """A new run. A server that does not answer may have made it nevertheless, or make it later."""
+        return _remote(
+            self._client.create_run(self._experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
         )
 
-    def log_points(self, run_id: str, points: Iterable[Point]) -> int:
-        """Ship points; one that MLflow has (same name, value, time, x) is not doubled. Returns: how many."""
+    def delete_run(self, run: RemoteRun) -> None:
+        """Out of sight; `mlflow runs restore` brings it back."""
+        self._client.delete_run(run.run_id)
+
+    def log_points(self, run: RemoteRun, points: Iterable[Point]) -> list[str]:
+        """Ship points; one that MLflow has (same name, value, time, x) is not doubled. Returns: what was refused."""
         from mlflow.entities import Metric
 
-        source = iter(points)
-        shipped = 0
-        while chunk := [Metric(*point) for point in islice(source, _POINTS_A_CALL)]:
-            self._client.log_batch(run_id, metrics=chunk)
-            shipped += len(chunk)
-        return shipped
+        return self._log(run, "metrics", [Metric(*point) for point in points])
 
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """MLflow lets no value change; the same value again is fine. Values end at 6000 characters."""
+    def log_params(self, run: RemoteRun, params: Mapping[str, str]) -> list[str]:
+        """MLflow lets no value change; the same value again is fine. Values end at 6000 characters.
+
+        Returns: what was refused.
+        """
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(name, value[:6000]) for name, value in params.items()])
+        return self._log(run, "params", [Param(name, value[:6000]) for name, value in params.items()])
 
-    def log_config(self, run_id: str, config: dict[str, Any]) -> None:
+    def log_config(self, run: RemoteRun, config: dict[str, Any]) -> None:
         """The whole resolved configuration as the artifact ``config.yaml``."""
-        self._client.log_dict(run_id, config, "config.yaml")
+        self._client.log_dict(run.run_id, config, "config.yaml")
 
-    def update_tags(self, run: RemoteRun, tags: Mapping[str, str], stale: Iterable[str]) -> None:
-        """Set the tags that differ, remove those of ``stale`` that are not among them."""
+    def update_tags(self, run: RemoteRun, tags: Mapping[str, str], stale: Iterable[str]) -> list[str]:
+        """Set the tags that differ, remove those of ``stale`` that are not among them. Returns: what was refused."""
         from mlflow.entities import RunTag
 
         changed = [RunTag(name, value) for name, value in tags.items() if run.tags.get(name) != value]
-        if changed:
-            self._client.log_batch(run.run_id, tags=changed)
+        refused = self._log(run, "tags", changed)
         run.tags |= tags
         for name in stale:
             if name in run.tags and name not in tags:
                 self._client.delete_tag(run.run_id, name)
                 del run.tags[name]
+        return refused
+
+    def check_writable(self, run: RemoteRun) -> None:
+        """Writes a tag that is there already; raises what MLflow raises."""
+        from mlflow.entities import RunTag
+
+        name, value = next(iter(run.tags.items()))
+        self._client.log_batch(run.run_id, tags=[RunTag(name, value)])
 
     def set_status(self, run: RemoteRun, status: str, end_ms: int | None) -> None:
         """Reopen or terminate a run, if it is not so already."""
@@ -141,16 +158,54 @@ class RunStore:
             run.end_time = end_ms
         run.status = status
 
+    def _log(self, run: RemoteRun, kind: str, entities: list[Any]) -> list[str]:
+        """Log metrics, params or tags in as few calls as are allowed."""
+        size = _ENTITIES_A_CALL[kind]
+        refused: list[str] = []
+        for start in range(0, len(entities), size):
+            self._log_chunk(run, kind, entities[start : start + size], refused)
+        return refused
+
+    def _log_chunk(self, run: RemoteRun, kind: str, chunk: list[Any], refused: list[str]) -> None:
+        """One bad entity makes MLflow refuse the whole call: cut it in two until the bad one stands alone."""
+        try:
+            self._client.log_batch(run.run_id, **{kind: chunk})
+        except Exception as error:
+            if not is_refusal(error) or len(refused) >= _MOST_REFUSED:
+                raise
+            self.check_writable(run)
+            if len(chunk) == 1:
+                place = f" at {chunk[0].step}" if kind == "metrics" else ""
+                refused.append(f"{kind[:-1]} {chunk[0].key}{place}: {error}")
+                return
+            for half in (chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]):
+                self._log_chunk(run, kind, half, refused)
+
     def _get_or_create_experiment(self, name: str, artifact_root: str | None) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return str(self._client.create_experiment(name, artifact_location=artifact_root))
+            try:
+                return str(self._client.create_experiment(name, artifact_location=artifact_root))
+            except Exception:
+                found = self._client.get_experiment_by_name(name)  # another sweep of this name was quicker
+                if found is None:
+                    raise
         if found.lifecycle_stage != "active":
             raise ResultsError(
                 f"the MLflow experiment {name!r} was deleted",
                 f"bring it back with `mlflow experiments restore -x {found.experiment_id}`",
             )
         return str(found.experiment_id)
+
+
+def _remote(run: Any) -> RemoteRun:
+    return RemoteRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        end_time=run.info.end_time,
+        tags=dict(run.data.tags),
+        metrics=len(run.data.metrics),
+    )
 
 
 def is_sqlite(uri: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from results.records import Record
 from results.state import SELECTION_METRIC, SweepState, TrialState
 
 Point = tuple[str, float, int, int]
@@ -27,6 +28,25 @@ _TRIAL_STATUS = {
     "stopped": "FINISHED",  # pruned as intended, told apart by the tag `stopped`
     "failed": "FAILED",
 }
+
+
+class ProjectedState(SweepState):
+    """A sweep's state, and of its past what MLflow keeps: a replay must tell what a tracker told at the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.best_points: list[Point] = []
+        """``best/<split>/val_miou`` at every ending of the sweep; x counts the endings, a resumed sweep has several."""
+        self.run_starts: dict[str, float] = {}
+        """Unix seconds at which the run of a trial begins, by trial."""
+
+    def apply(self, record: Record) -> None:
+        super().apply(record)
+        if record["kind"] == "ended":
+            self.best_points += _best_points(self)
+        trial = self.trials.get(record.get("trial", ""))
+        if trial is not None and has_run(trial):
+            self.run_starts.setdefault(trial.key, trial.started_at or trial.suggested_at)
 
 
 def milliseconds(moment: float) -> int:
@@ -74,12 +94,12 @@ def trial_params(trial: TrialState) -> dict[str, str]:
     return {"training.split": trial.split} | params
 
 
-def trial_points(trial: TrialState, skip: int) -> Iterator[Point]:
-    """The points after the first ``skip`` ones, in the order of arrival.
+def trial_points(trial: TrialState, start: int, stop: int) -> Iterator[Point]:
+    """The points from the ``start``-th to before the ``stop``-th, in the order of arrival.
 
     NaN and infinities are left out: MLflow stores infinity as 1.8e308 and its charts draw neither.
     """
-    for (metric, x), (value, moment) in islice(trial.points.items(), skip, None):
+    for (metric, x), (value, moment) in islice(trial.points.items(), start, stop):
         if _is_finite(value):
             yield entity_name(metric), float(value), milliseconds(moment), x
 
@@ -92,37 +112,48 @@ def final_points(trial: TrialState) -> Iterator[Point]:
                 yield entity_name(metric), float(value), milliseconds(trial.ended_at), 0
 
 
-def best_points(state: SweepState) -> Iterator[Point]:
-    """``best/<split>/val_miou`` of a sweep that ended; x counts its endings, a resumed sweep has several."""
-    for split in state.splits():
-        best = state.best(split)
-        if best is not None and state.ended_at is not None:
-            name = entity_name(f"best/{split}/val_miou")
-            score = best.mean(SELECTION_METRIC)
-            if score is not None:
-                yield name, score, milliseconds(state.ended_at), state.endings
-
-
 def has_run(trial: TrialState) -> bool:
     """A trial gets its run when it first starts (so durations are honest), or ends without starting."""
     return trial.attempts > 0 or trial.is_over
 
 
-def trial_status(state: SweepState, trial: TrialState) -> tuple[str, int | None]:
-    """Status and end (unix milliseconds). A trial left unfinished by a sweep that ended is KILLED."""
+def trial_status(state: SweepState, trial: TrialState, *, abandoned: bool) -> tuple[str, int | None]:
+    """Status and end (unix milliseconds). A trial that a sweep left unfinished is KILLED.
+
+    Args:
+        state: the sweep.
+        trial: one of its trials.
+        abandoned: the sweep has not ended, but nobody runs it: its driver was killed.
+    """
     if trial.is_over:
         assert trial.ended_at is not None
         return _TRIAL_STATUS[trial.status], milliseconds(trial.ended_at)
-    if state.ended and state.ended_at is not None:
-        return "KILLED", milliseconds(state.ended_at)
-    return _TRIAL_STATUS[trial.status], None
+    ending = _ending(state, abandoned)
+    return (_TRIAL_STATUS[trial.status], None) if ending is None else ("KILLED", ending[1])
 
 
-def sweep_status(state: SweepState) -> tuple[str, int | None]:
-    """FAILED and KILLED (interrupted) as the journal says; any other ending is FINISHED."""
+def sweep_status(state: SweepState, *, abandoned: bool) -> tuple[str, int | None]:
+    """FAILED and KILLED (interrupted, abandoned) as the journal says; any other ending is FINISHED."""
+    ending = _ending(state, abandoned)
+    return ("RUNNING", None) if ending is None else (_SWEEP_STATUS.get(ending[0], "FINISHED"), ending[1])
+
+
+def _ending(state: SweepState, abandoned: bool) -> tuple[str, int] | None:
+    """How and when the sweep ended; one whose driver was killed ended with its last record."""
     if state.ended and state.ended_at is not None:
-        return _SWEEP_STATUS.get(state.end_status, "FINISHED"), milliseconds(state.ended_at)
-    return "RUNNING", None
+        return state.end_status, milliseconds(state.ended_at)
+    if abandoned and state.updated_at is not None:
+        return "interrupted", milliseconds(state.updated_at)
+    return None
+
+
+def _best_points(state: SweepState) -> Iterator[Point]:
+    for split in state.splits():
+        best = state.best(split)
+        score = None if best is None else best.mean(SELECTION_METRIC)
+        if score is not None and state.ended_at is not None:
+            name = entity_name(f"best/{split}/val_miou")
+            yield name, score, milliseconds(state.ended_at), state.endings
 
 
 def _text(value: Any) -> str:

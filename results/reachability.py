@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -12,24 +13,73 @@ from results.mlflow_store import is_sqlite, sqlite_path
 
 _TIMEOUT_SECONDS = 3.0
 _ASKS_FOR_LOGIN = (401, 403)
+_PASSWORD_IN_QUERY = re.compile(
+    r"([?&](?:password|passwd|pwd|token|access_token|api_key)=)(?!\*\*\*)[^&#]+", re.IGNORECASE
+)
+
+
+class NoAnswer(ResultsError):
+    """The tracking server may be right, but it does not answer now."""
 
 
 def check_tracking(uri: str) -> None:
     """Pass, or say why not. A database other than SQLite and ``databricks`` are taken on trust.
 
     Raises:
-        ResultsError: the server does not answer within 3 s, the folder is not writable, or MLflow has no
-            such store.
+        NoAnswer: the server does not answer well within 3 s.
+        ResultsError: the URI holds a login, the folder is not writable, or MLflow has no such store.
     """
+    refuse_login(uri)
     if is_sqlite(uri):
         _check_sqlite(uri)
-    elif uri.startswith(("http://", "https://")):
+    elif is_server(uri):
         _check_server(uri)
     elif ("://" not in uri and uri != "databricks") or uri.startswith("file:"):
         raise ResultsError(
             f"tracking URI {uri!r}: MLflow 3 does not write plain folders any more",
             "use sqlite:////absolute/path/mlflow.db or the http address of a server",
         )
+
+
+def refuse_login(uri: str) -> None:
+    """A tracking URI is recorded, shown and handed on; a login must not travel with it.
+
+    Raises:
+        ResultsError: there is one; the message shows ``***`` in its place.
+    """
+    shown = without_password(uri)
+    if shown == uri:
+        return
+    remedy = "take it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+    if not is_server(uri):
+        remedy = "take it out and keep it where the database's driver finds it (PostgreSQL: PGPASSWORD or ~/.pgpass)"
+    raise ResultsError(f"tracking URI {shown!r} holds a login, which would be recorded in clear", remedy)
+
+
+def without_password(uri: str) -> str:
+    """The URI with ``***`` in the place of every password; the user of a server may itself be a token."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark or is_sqlite(uri):
+        return uri
+    place = _login_and_host(rest)
+    login, at, host = place.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if at and (colon or is_server(uri)):
+        rest = f"{user}:***@{host}{rest[len(place) :]}" if colon else f"***@{host}{rest[len(place) :]}"
+    return scheme + mark + _PASSWORD_IN_QUERY.sub(r"\1***", rest)
+
+
+def _login_and_host(rest: str) -> str:
+    """The part of a URI before its path; more where a password holds a slash that should have been escaped."""
+    place = re.split("[/?#]", rest, maxsplit=1)[0]
+    port = place.rpartition(":")[2]
+    is_whole = "@" in place or ":" not in place or port.isdigit() or place.endswith("]")
+    return place if is_whole else rest
+
+
+def is_server(uri: str) -> bool:
+    """Whether a tracking URI means a tracking server."""
+    return uri.startswith(("http://", "https://"))
 
 
 def _check_sqlite(uri: str) -> None:
@@ -60,7 +110,7 @@ def _check_server(uri: str) -> None:
         problem = f"answers {error.code} to GET /health"
     except (OSError, ValueError) as error:
         problem = f"does not answer within {_TIMEOUT_SECONDS:.0f} s ({getattr(error, 'reason', error)})"
-    raise ResultsError(
+    raise NoAnswer(
         f"the tracking server {uri} {problem}",
         "start it with `mlflow server`, correct the address, or track into a file: sqlite:////path/mlflow.db",
     )

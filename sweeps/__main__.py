@@ -26,7 +26,7 @@ from sweeps.driver import JOURNAL, execute, save_request
 from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
-from sweeps.settings import SweepConfig, compose_preset
+from sweeps.settings import SweepConfig, compose_preset, default_tracking_uri
 
 app = typer.Typer(
     add_completion=False,
@@ -51,6 +51,11 @@ TrackingUri = Annotated[
     typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server or database [default: sqlite in the storage]"),
 ]
 
+TrackingOptional = Annotated[
+    bool | None,
+    typer.Option("--tracking-optional", help="go on while the tracking server does not answer", show_default=False),
+]
+
 
 @app.command()
 def plan(
@@ -60,10 +65,11 @@ def plan(
     storage: Storage = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
+    tracking_optional: TrackingOptional = None,
 ) -> None:
     """Check a sweep and show what it would run; starts nothing."""
     with _requests_checked():
-        sweep = _requested(preset, overrides, name, storage, address, tracking_uri)
+        sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
         Console().print(render_plan(sweep, _known_state(sweep.folder)))
 
 
@@ -75,10 +81,11 @@ def run(
     storage: Storage = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
+    tracking_optional: TrackingOptional = None,
 ) -> None:
     """Run a sweep; one that exists with the same configuration is continued."""
     with _requests_checked():
-        sweep = _requested(preset, overrides, name, storage, address, tracking_uri)
+        sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
         state = _known_state(sweep.folder)
         if state is not None:
             _refuse_changes(sweep, state)
@@ -87,12 +94,19 @@ def run(
 
 
 @app.command()
-def resume(name: Name, storage: Storage = None, address: Address = None, tracking_uri: TrackingUri = None) -> None:
+def resume(
+    name: Name,
+    storage: Storage = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    tracking_optional: TrackingOptional = None,
+) -> None:
     """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint."""
     with _requests_checked():
         folder = _folder(name, storage)
         values = dict(_existing_state(folder).config)
-        changes = {"storage": str(folder.parent), "address": address, "tracking_uri": tracking_uri}
+        changes: dict[str, Any] = {"storage": str(folder.parent), "address": address, "tracking_uri": tracking_uri}
+        changes |= {"tracking_optional": tracking_optional}
         values["sweep"] = values["sweep"] | {key: value for key, value in changes.items() if value is not None}
         _run(check_request(values))
 
@@ -140,14 +154,27 @@ def report(name: Name, storage: Storage = None) -> None:
 
 @app.command()
 def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) -> None:
-    """Bring a tracking server up to date with the journal; a second time changes nothing."""
+    """Bring a tracking server up to date with the journal; a second time changes nothing.
+
+    Also beside a running driver. When a sweep's driver was killed, its runs are closed as KILLED until `resume`.
+    """
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        uri = tracking_uri or SweepConfig.from_dict(state.config).tracking_uri
+        recorded = state.config["sweep"].get("tracking_uri")
+        uri = tracking_uri or recorded or default_tracking_uri(folder.parent)
         Tracker.check(uri)
-        sent = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts").sync_once()
-        Console().print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)", soft_wrap=True)
+        tracker = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts")
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    try:
+        sent = tracker.sync_once()
+    except ResultsError as error:
+        console.print(str(error))
+        raise typer.Exit(FAILED) from None
+    if tracker.refused:
+        console.print(f"{uri} refused a part of what is in {folder / JOURNAL}:", *tracker.refused, sep="\n")
+        raise typer.Exit(FAILED)
+    console.print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)")
 
 
 @contextmanager
@@ -171,8 +198,10 @@ def _requested(
     storage: str | None,
     address: str | None,
     tracking_uri: str | None,
+    tracking_optional: bool | None,
 ) -> SweepConfig:
-    launch = {"name": name, "storage": storage, "address": address, "tracking_uri": tracking_uri}
+    launch: dict[str, Any] = {"name": name, "storage": storage, "address": address, "tracking_uri": tracking_uri}
+    launch |= {"tracking_optional": tracking_optional}
     return check_request(compose_preset(preset, overrides or [], launch))
 
 
@@ -220,7 +249,7 @@ def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():
             yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-    elif old != new and where not in ("sweep.address", "sweep.tracking_uri"):
+    elif old != new and where not in ("sweep.address", "sweep.tracking_uri", "sweep.tracking_optional"):
         yield f"{where} was {old!r}, now {new!r}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bacs.errors import Fault, RequestError
 from results.errors import ResultsError
+from results.reachability import NoAnswer
 from results.tracking import Tracker
 from sweeps.settings import SweepConfig, default_tracking_uri
 from sweeps.trials import workers_per_trial
@@ -33,7 +34,8 @@ def check_request(values: Mapping[str, Any]) -> SweepConfig:
     faults += storage_faults
     uri = launch.get("tracking_uri")
     if uri or not storage_faults:
-        faults += check_tracking(str(uri or default_tracking_uri(storage)))
+        optional = launch.get("tracking_optional") is True
+        faults += check_tracking(str(uri or default_tracking_uri(storage)), optional=optional)
     if sweep is not None:
         faults += _check_resources(sweep)
     if faults or sweep is None:
@@ -41,9 +43,18 @@ def check_request(values: Mapping[str, Any]) -> SweepConfig:
     return sweep
 
 
-def check_tracking(uri: str) -> list[Fault]:
+def check_tracking(uri: str, *, optional: bool = False) -> list[Fault]:
+    """Whether results can be tracked there.
+
+    Args:
+        uri: the tracking URI.
+        optional: a server that does not answer now is no fault.
+    """
     try:
         Tracker.check(uri)
+    except NoAnswer as error:
+        remedy = f"{error.hint}; or start without it, and it gets everything later: --tracking-optional"
+        return [] if optional else [Fault("sweep.tracking_uri", error.message, remedy)]
     except ResultsError as error:
         return [Fault("sweep.tracking_uri", error.message, error.hint)]
     return []

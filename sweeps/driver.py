@@ -26,6 +26,7 @@ from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
+from sweeps.checks import check_tracking
 from sweeps.ledger import Ledger, trials_at_once
 from sweeps.settings import SweepConfig
 
@@ -47,6 +48,7 @@ _QUIET = {
 def execute(sweep: SweepConfig, console: Console) -> SweepState:
     """Runs whatever of the sweep is not over yet and returns what it came to."""
     journal_path = sweep.folder / JOURNAL
+    sync = f"python -m sweeps sync {sweep.launch.name} --storage {sweep.folder.parent}"
     with Journal(journal_path) as journal:
         state = SweepState.load(journal_path)
         ledger = Ledger(sweep, journal, state)
@@ -54,6 +56,8 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
         if sweep.launch.time_budget_minutes is not None:
             ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
+        if sweep.launch.tracking_optional and (away := check_tracking(sweep.tracking_uri)):
+            _say(console, f"{away[0].problem}; going on without it. It gets everything when it answers, or from {sync}")
         tracker.start()
         try:
             if not ledger.exhausted():
@@ -64,11 +68,14 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
             failed = over and any(trial.status == "failed" for trial in state.trials.values())
             ledger.book("ended", status="failed" if failed else "finished" if over else "interrupted")
             if not tracker.close(DRAIN_SECONDS):
-                console.print(
-                    f"[yellow]the tracking server {sweep.tracking_uri} is behind ({tracker.last_error}); "
-                    f"nothing is lost: `python -m sweeps sync {sweep.launch.name}` brings it up to date[/]"
-                )
+                _say(console, f"{sweep.tracking_uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}")
+            if refused := tracker.refused:
+                _say(console, f"{sweep.tracking_uri} refused {len(refused)} entries, such as {refused[0]}")
     return state
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _open_books(ledger: Ledger, repaired_bytes: int) -> None:

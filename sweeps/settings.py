@@ -33,6 +33,8 @@ class LaunchSettings:
     """Folder of the journal, checkpoints and caches; on a cluster a folder that every node mounts at this place."""
     tracking_uri: str | None = knob(None)
     """MLflow tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
+    tracking_optional: bool = knob(False)
+    """Also run while the tracking server does not answer; it gets everything when it does, or from `sync`."""
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
     max_failures: int = knob(2, ge=0)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tracking_servers import Server
 
 from results import Journal
 
@@ -69,6 +70,23 @@ class Scribe:
     def end(self, status="finished"):
         self.journal.append("ended", status=status)
 
+    def sweep_of_every_kind(self):
+        """All but the ending. Returns: the keys of one finished, joint, pruned, failed, cut and waiting trial."""
+        self.created()
+        done = self.run_trial(0, val=0.5, **{"loss.lkd": 0.25, "loss.buffer_size": 100})
+        joint = self.run_trial(1, role="joint", steps=1)
+        pruned = self.suggest(2)
+        self.start(pruned)
+        self.report(pruned, 1)
+        self.journal.append("stopped", trial=pruned, reason="rung 1")
+        failed = self.suggest(3)
+        self.start(failed)
+        self.journal.append("failed", trial=failed, reason="diverged", traceback="tb", will_retry=False)
+        cut = self.suggest(4)
+        self.start(cut)
+        never = self.suggest(5)
+        return done, joint, pruned, failed, cut, never
+
 
 @pytest.fixture
 def scribe(tmp_path):
@@ -85,6 +103,28 @@ def empty_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path.read_bytes()
+
+
+@pytest.fixture
+def uri(tmp_path, empty_database):
+    (tmp_path / "mlflow.db").write_bytes(empty_database)
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def make_server(tmp_path_factory, empty_database):
+    """Makes a server with an empty database of its own; stopped at the end of the module."""
+    made = []
+
+    def make():
+        database = tmp_path_factory.mktemp("server") / "mlflow.db"
+        database.write_bytes(empty_database)
+        made.append(Server(database))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
 
 
 @pytest.fixture

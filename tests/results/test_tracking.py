@@ -12,12 +12,6 @@ from results.tracking import POLL_SECONDS
 
 
 @pytest.fixture
-def uri(tmp_path, empty_database):
-    (tmp_path / "mlflow.db").write_bytes(empty_database)
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-@pytest.fixture
 def runs(uri):
     """What MLflow holds: (parent, {trial key: child}), asserting one of each."""
     from mlflow import MlflowClient
@@ -43,25 +37,8 @@ def history(client, run):
     )
 
 
-def sweep_of_every_kind(scribe):
-    scribe.created()
-    done = scribe.run_trial(0, val=0.5, **{"loss.lkd": 0.25, "loss.buffer_size": 100})
-    joint = scribe.run_trial(1, role="joint", steps=1)
-    pruned = scribe.suggest(2)
-    scribe.start(pruned)
-    scribe.report(pruned, 1)
-    scribe.journal.append("stopped", trial=pruned, reason="rung 1")
-    failed = scribe.suggest(3)
-    scribe.start(failed)
-    scribe.journal.append("failed", trial=failed, reason="diverged", traceback="tb", will_retry=False)
-    cut = scribe.suggest(4)
-    scribe.start(cut)
-    never = scribe.suggest(5)
-    return done, joint, pruned, failed, cut, never
-
-
 def test_one_parent_one_child_a_trial_with_everything_in_its_place(scribe, uri, runs, tmp_path):
-    done, joint, pruned, failed, cut, _never = sweep_of_every_kind(scribe)
+    done, joint, pruned, failed, cut, _never = scribe.sweep_of_every_kind()
     Tracker(uri, "digits", scribe.path).sync_once()
     _, parent, children = runs()
     assert (parent.info.status, children[cut].info.status) == ("RUNNING", "RUNNING")
@@ -116,7 +93,7 @@ def test_points_equal_the_journal_without_those_that_are_not_numbers(scribe, uri
 
 
 def test_replays_and_restarted_trackers_change_nothing(scribe, uri, runs):
-    done, *_ = sweep_of_every_kind(scribe)
+    done, *_ = scribe.sweep_of_every_kind()
     first = Tracker(uri, "digits", scribe.path)
     first.sync_once()
     Tracker(uri, "digits", scribe.path).sync_once()  # a replay in the middle
@@ -137,7 +114,7 @@ def test_replays_and_restarted_trackers_change_nothing(scribe, uri, runs):
 
 
 def test_a_resumed_sweep_reopens_its_run_and_ends_it_again(scribe, uri, runs):
-    *_, cut, _never = sweep_of_every_kind(scribe)
+    *_, cut, _never = scribe.sweep_of_every_kind()
     scribe.end("interrupted")
     Tracker(uri, "digits", scribe.path).sync_once()
     _, parent, children = runs()

@@ -1,69 +1,18 @@
 """A real server that is down at the start, killed in the middle, and comes back."""
 
 import math
-import os
-import signal
-import socket
 import time
 from collections import Counter
 
 import pytest
+from tracking_servers import wait_for
 
-from results import ResultsError, SweepState, Tracker
-
-START_SECONDS = 90
-
-
-class Server:
-    """`mlflow server` on a port of its own; `stop` kills it and its worker, as a crash would."""
-
-    def __init__(self, spawn, database):
-        self.spawn, self.database = spawn, database
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        self.process = self.spawn(
-            "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", 1,
-            "--backend-store-uri", f"sqlite:///{self.database}",
-            "--artifacts-destination", self.database.parent / "server-artifacts",
-            env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-            start_new_session=True,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                Tracker.check(self.uri)
-                return
-            except ResultsError:
-                time.sleep(0.3)
-        pytest.fail("the server did not start")
-
-    def stop(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+from results import SweepState, Tracker
 
 
 @pytest.fixture
-def server(spawn, tmp_path, empty_database):
-    database = tmp_path / "server" / "mlflow.db"
-    database.parent.mkdir()
-    database.write_bytes(empty_database)
-    server = Server(spawn, database)
-    yield server
-    server.stop()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
+def server(make_server):
+    return make_server()
 
 
 @pytest.mark.slow

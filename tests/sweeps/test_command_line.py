@@ -6,11 +6,11 @@ import typer.main
 
 from sweeps.__main__ import app
 
-LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri"}
+LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri", "tracking_optional"}
 COMMANDS = {
     "plan": LAUNCH,
     "run": LAUNCH,
-    "resume": {"name", "storage", "address", "tracking_uri"},
+    "resume": {"name", "storage", "address", "tracking_uri", "tracking_optional"},
     "status": {"name", "storage", "watch", "as_json"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
