@@ -85,7 +85,7 @@ def test_sweep_from_start_to_report(sweeps):
 
     code, output = sweeps.run("run", "digits", "--name", "demo", *TINY_SWEEP, "loss.alpha=0.5")
     assert code == 2
-    assert "loss.alpha was" in output
+    assert "loss.alpha: was" in output
     code, output = sweeps.run("status", "demo", "--json")
     assert code == 0
     assert json.loads(output)["counts"]["finished"] == json.loads(output)["total"] == 8
