@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,14 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
 
 def _last_words(ledger: Ledger, tracker: Tracker, console: Console, reason: str, seconds: float) -> None:
     """What is still done where the process has to end at once. Its workers die with it, at their last checkpoint."""
-    console.show_cursor()
-    name = ledger.sweep.launch.name
-    console.print(
-        f"[red]{reason}; the sweep is interrupted, nothing older than an epoch is lost: "
-        f"`python -m sweeps resume {name}` goes on[/]"
-    )
     ledger.close()
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        console.show_cursor()
+        console.print(
+            f"[red]{reason}; the sweep is interrupted and nothing older than an epoch is lost: "
+            f"`python -m sweeps resume {ledger.sweep.launch.name}` goes on[/]",
+            soft_wrap=True,
+        )
     tracker.close(seconds - 1.0)
 
 
@@ -95,7 +96,7 @@ def _open_books(ledger: Ledger) -> None:
         ledger.book("edited", changes=changes)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
     """Live progress in a terminal; elsewhere a line for every trial that ends."""
     if console.is_terminal:

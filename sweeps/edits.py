@@ -65,7 +65,8 @@ def changes_of(state: SweepState, sweep: SweepConfig) -> Changes:
     known = state.config
     with contextlib.suppress(RequestError):  # the dataset may have been moved
         known = SweepConfig.from_dict(known).resolved  # this version may know more keys, whose defaults are no changes
-    return dict(_differences(known, sweep.resolved))
+    changes = dict(_differences(known, sweep.resolved))
+    return {key: change for key, change in changes.items() if key not in ENUMERATED}
 
 
 def forbidden(state: SweepState, sweep: SweepConfig) -> list[Fault]:
@@ -73,7 +74,7 @@ def forbidden(state: SweepState, sweep: SweepConfig) -> list[Fault]:
     passive = passive_keys(RunConfig.from_dict(sweep.base))
     faults = []
     for key, (old, new) in sorted(changes_of(state, sweep).items()):
-        if key.split(".")[0] in ("sweep", "resources") or key in passive or key in ENUMERATED:
+        if key.split(".")[0] in ("sweep", "resources") or key in passive:
             continue
         if key == "search.trials":
             faults += _too_few(state, new)
@@ -84,12 +85,11 @@ def forbidden(state: SweepState, sweep: SweepConfig) -> list[Fault]:
 
 def beyond_places(state: SweepState, sweep: SweepConfig) -> Changes:
     """The changes that are more than another place."""
-    changes = changes_of(state, sweep)
     old, new = str(state.config["sweep"]["storage"]), sweep.launch.storage
     return {
         key: change
-        for key, change in changes.items()
-        if key not in PLACES and key not in ENUMERATED and _moved(change[0], old, new) != change[1]
+        for key, change in changes_of(state, sweep).items()
+        if key not in PLACES and _moved(change[0], old, new) != change[1]
     }
 
 
