@@ -36,8 +36,8 @@ class LaunchSettings:
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
     max_failures: int = knob(2, ge=0)
-    """Times a trial that died is started again, each time from its own last checkpoint. A node that was lost, drained or
-    pre-empted is never counted."""
+    """Times a trial that died is started again, each time from its own last checkpoint. A node that was lost,
+    drained or pre-empted is never counted."""
     time_budget_minutes: float | None = knob(None, gt=0)
     """Stops handing out work after this time, counted anew by every driver; `resume` goes on."""
 
@@ -74,8 +74,8 @@ class ResourceSettings:
     """Keys of ``resources``: what one trial takes."""
 
     cpus_per_trial: int = knob(1, ge=1)
-    """Also the threads of the trial's process. `resume` takes another number; trials that have begun keep their threads,
-    on which the last digits of sums depend."""
+    """Also the threads of the trial's process. `resume` takes another number; trials that have begun keep their
+    threads, on which the last digits of sums depend."""
     gpus_per_trial: float = knob(0.0, ge=0)
     max_concurrent: int | None = knob(None, ge=1)
     """Trials at once; null: as many as fit."""

@@ -50,7 +50,7 @@ class CommandLine:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=None if terminal is None else _take_terminal,  # noqa: PLW1509  # one system call
         )
         self._started.append(process)
         return process
@@ -88,6 +88,10 @@ class CommandLine:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left behind: {left}"
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture
