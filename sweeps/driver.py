@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ JOURNAL = "journal.jsonl"
 CONFIG = "sweep.json"
 DRAIN_SECONDS = 60.0
 """How long the end of a sweep waits for the tracking server."""
+RAY_SHUTDOWN_SECONDS = 60.0
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -142,6 +143,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
     try:
         start_ray(sweep)
     except SystemExit:  # SIGTERM, which is Ray's while it starts; the guard has heard it too
+        guard.listen()
         return
     import ray
     from ray import tune
@@ -177,8 +179,14 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
         )
         tuner.fit()
     finally:
-        guard.is_lost = lambda: None
+        guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")
         ray.shutdown()
+        guard.is_lost = lambda: None
+
+
+def _overdue(seconds: float, reason: str) -> Callable[[], str | None]:
+    deadline = time.monotonic() + seconds
+    return lambda: reason if time.monotonic() > deadline else None
 
 
 def save_request(sweep: SweepConfig) -> None:

@@ -100,7 +100,7 @@ class Ledger:
             return self._is_time_up() or self._is_complete()
 
     def _is_time_up(self) -> bool:
-        return self.stopping.is_set() or (self.deadline is not None and time.time() > self.deadline)
+        return self._closed or self.stopping.is_set() or (self.deadline is not None and time.time() > self.deadline)
 
     def _is_complete(self) -> bool:
         trials = self.state.trials.values()
