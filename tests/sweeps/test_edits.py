@@ -20,7 +20,7 @@ from sweeps.ledger import Ledger
 from sweeps.settings import SweepConfig, compose_preset
 from sweeps.trials import make_trial
 from tests.sweeps.conftest import TINY_SWEEP
-from tests.sweeps.test_ledger import play
+from tests.sweeps.test_ledger import finish, play
 
 SMALL_SEARCH = ["search.splits=[5-5]", "search.trials=3", "search.references=[finetune]", "search.lag=1"]
 
@@ -160,6 +160,7 @@ def test_a_moved_storage_folder_goes_on_with_the_same_trials(tmp_path):
         identities = [run_identity(RunConfig.from_dict(c)) for c in (begun.config, config)]
         assert identities[0] == identities[1], "its checkpoints are accepted"
         assert str(old) not in str(ledger.state.config)
+        finish(ledger, same)
         play(ledger)
     assert not old.exists()
 
@@ -180,9 +181,12 @@ def test_a_trial_that_has_begun_keeps_its_threads(tmp_path):
         ledger.book("started", trial=begun.key, attempt=1, host="h", pid=1)
     journal, ledger = open_books(resumed(tmp_path / "runs", "resources.cpus_per_trial=2"))
     with journal:
-        assert {ledger.next_trial().key, ledger.next_trial().key} == {begun.key, planned.key}
+        again = [ledger.next_trial(), ledger.next_trial()]
+        assert {trial.key for trial in again} == {begun.key, planned.key}
         threads = {key: ledger.folder_of(key).read_config()["training"]["threads"] for key in (begun.key, planned.key)}
         assert threads == {begun.key: 1, planned.key: 2}
+        for trial in again:
+            finish(ledger, trial)
         play(ledger)
         assert {t.config["training"]["threads"] for t in ledger.state.trials.values()} == {1, 2}
 

@@ -189,7 +189,7 @@ def _wait_for_record(line: CommandLine, name: str, kind: str, process) -> None:
     """Until the journal holds one more record of a kind than now."""
     path = line.journal(name)
     target = _count(path, kind) + 1
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while _count(path, kind) < target:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
