@@ -140,11 +140,7 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
 
 def _tune(ledger: Ledger, guard: Guard) -> None:
     sweep = ledger.sweep
-    try:
-        start_ray(sweep)
-    except SystemExit:  # SIGTERM, which is Ray's while it starts; the guard has heard it too
-        guard.listen()
-        return
+    start_ray(sweep)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
     import ray
     from ray import tune
 
@@ -155,8 +151,6 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
     guard.listen()
     guard.is_lost = watch_ray()
     try:
-        if guard.draining.is_set():
-            return
         resources: dict[str, float] = {"cpu": sweep.resources.cpus_per_trial}
         if sweep.resources.gpus_per_trial:
             resources["gpu"] = sweep.resources.gpus_per_trial
@@ -177,6 +171,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
                 verbose=0,
             ),
         )
+        guard.has_work = True
         tuner.fit()
     finally:
         guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")

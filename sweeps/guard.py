@@ -15,7 +15,7 @@ from sweeps.exits import FAILED
 
 EXIT_SECONDS = 30.0
 """From the first signal to the exit of the driver."""
-_RESERVE_SECONDS = 3.0
+_RESERVE_SECONDS = 5.0
 """Of these, what the last words may take where draining hangs."""
 _AGAIN_SECONDS = 0.5
 """A second Ctrl-C is one that comes later than this: wrappers pass on what the terminal has sent already."""
@@ -27,14 +27,16 @@ class Guard:
     """Inside ``with``, signals ask for an orderly end instead of killing the process.
 
     The first SIGINT (Ctrl-C), SIGTERM (SLURM, Kubernetes) or SIGHUP (the terminal was closed) sets ``draining``. The
-    process is ended at once, with exit code 1, when a second Ctrl-C comes, when draining does not come to its end, or
-    when ``is_lost`` gives a reason. All this happens in a thread of its own and never waits for the main thread, which
-    may stand still in a call to a Ray that is gone.
+    process is ended at once, with exit code 1, where there is nothing to drain yet, when a second Ctrl-C comes, when
+    draining does not come to its end, or when ``is_lost`` gives a reason. All this happens in a thread of its own and
+    never waits for the main thread, which may stand still in a call to a Ray that is gone.
     """
 
     def __init__(self, last_words: Callable[[str, float], None]) -> None:
         """Args: last_words: called before the process is ended, with the reason and the seconds it may take."""
         self.draining = threading.Event()
+        self.has_work = False
+        """Whether there is anything to drain; Ray alone takes longer to start than to be killed."""
         self.is_lost: Callable[[], str | None] = lambda: None
         """Asked about once a second, in the guard's thread: why work cannot go on."""
         self._last_words = last_words
@@ -91,6 +93,8 @@ class Guard:
         if self._asked_at is None:
             self._asked_at = time.monotonic()
             self.draining.set()
+            if not self.has_work:
+                self._end("interrupted", EXIT_SECONDS / 2)
         elif number == signal.SIGINT and time.monotonic() > self._asked_at + _AGAIN_SECONDS:
             self._end("interrupted again", 1.0)
 

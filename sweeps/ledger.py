@@ -247,7 +247,7 @@ class Ledger:
     def close(self) -> None:
         """Books how the sweep ended, once; nothing can be booked after that."""
         with self._lock:
-            if self._closed:
+            if self._closed or self.state.created_at is None:
                 return
             failed = any(trial.status == "failed" for trial in self.state.trials.values())
             over = "failed" if failed else "finished"
@@ -257,7 +257,8 @@ class Ledger:
     def book(self, kind: str, **fields: Any) -> None:
         """Books a record that is not about one trial."""
         with self._lock:
-            self._book(kind, **fields)
+            if not self._closed:
+                self._book(kind, **fields)
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))

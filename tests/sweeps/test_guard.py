@@ -27,6 +27,7 @@ def stand_still():
     libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)
 
 with Guard(last_words) as guard:
+    guard.has_work = True
     print("ready", flush=True)
     exec(sys.argv[1])
 print("after", flush=True)
@@ -60,6 +61,15 @@ def test_the_first_signal_asks_for_an_orderly_end(start, number):
     assert (process.returncode, output) == (0, "drained True\nafter\n")
 
 
+def test_without_work_the_end_is_at_once(start):
+    process = start("guard.has_work = False; print('set', flush=True); stand_still()")
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (1, "last words: interrupted\n")
+
+
 def test_a_second_interrupt_ends_at_once_whatever_the_main_thread_does(start):
     process = start("stand_still()")
     os.kill(process.pid, signal.SIGTERM)
@@ -73,7 +83,7 @@ def test_a_second_interrupt_ends_at_once_whatever_the_main_thread_does(start):
 
 
 def test_an_end_that_hangs_is_cut_off(start):
-    process = start("module.EXIT_SECONDS = 5; print('set', flush=True); stand_still()")
+    process = start("module.EXIT_SECONDS = 8; print('set', flush=True); stand_still()")
     assert process.stdout is not None
     process.stdout.readline()
     os.kill(process.pid, signal.SIGHUP)
