@@ -105,7 +105,9 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
             faults.append(Fault(text, "is not an edit", "write KEY=VALUE, for example search.trials=16"))
             continue
         key = override.key_or_group
-        if "." not in key or key == "sweep.name":
+        if key == "sweep.storage":
+            faults.append(Fault(key, f"cannot become {override.value()!r}", "move the folder, then name it: --storage"))
+        elif "." not in key or key == "sweep.name":
             faults.append(_refusal(key, f"cannot become {override.value()!r} in a sweep that exists"))
         elif key in ENUMERATED:
             remedy = f"add to {ENUMERATED[key]}"

@@ -108,6 +108,7 @@ def test_more_trials_are_those_of_a_sweep_that_asked_for_them_at_once(storage, t
         ("search.space=bacs_full", "search.space: was 'bacs', now 'bacs_full'"),
         ("loss=mib", "loss: cannot become 'mib'"),
         ("sweep.name=other", "sweep.name: cannot become 'other'"),
+        ("sweep.storage=/elsewhere", "move the folder, then name it: --storage"),
         ("training.seed=3", "add to search.seeds"),
         ("~search.trials", "is not an edit"),
         ("search.trials", "is not an edit"),
