@@ -75,7 +75,7 @@ def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
 def follow(task_file: Path, rank: int) -> int:
     """What a rank other than 0 does: the same run, without showing or saving anything. Returns its exit code."""
     task: dict[str, Any] = json.loads(task_file.read_text(encoding="utf-8"))
-    _die_with(task["parent"])
+    die_with(task["parent"])
     config = RunConfig.from_dict(task["config"])
     dist.init_process_group(task["backend"], task["meeting"], timeout=TIMEOUT, rank=rank, world_size=task["world"])
     run = ContinualRun(config)
@@ -117,7 +117,7 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
             child.wait()
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Lets the kernel kill this process when its parent ends, however it ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -27,6 +27,17 @@ def run_identity(config: RunConfig) -> str:
     return _digest({group: _acting(config, group, None) for group in config.resolved})
 
 
+def passive_keys(config: RunConfig) -> set[str]:
+    """The dotted keys of the fields that never change a result."""
+    keys = set()
+    for group in config.resolved:
+        part: Component | Any = getattr(config, group)
+        settings = part.settings if isinstance(part, Component) else part
+        fields = {} if isinstance(settings, dict) else acts_from(type(settings))
+        keys |= {f"{group}.{name}" for name, first in fields.items() if first is None}
+    return keys
+
+
 def stage_key(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> str:
     """16 hex digits that name the outcome of stage ``step``."""
     return _digest(stage_preimage(config, step, manifest, numerics))

@@ -5,15 +5,16 @@ It is the truth. Studies, early-stopping rungs, tracking runs and tables are reb
 Kinds and their fields (besides ``seq``, ``time`` in unix seconds, ``kind``):
 
 ==========  ====================================================================================
-created     sweep, uid, config, versions
+created     sweep, uid, config, space, versions, driver
 resumed     driver, repaired_bytes (of a half-written last line that was cut off)
 suggested   trial (key), number, role (trial | joint | finetune), split, seed, params, config, tags
+placed      trial, config (of a trial whose resources or folders were edited)
 started     trial, attempt (1-based), host, pid
 reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...]
 stopped     trial, reason
 finished    trial, final {metric: value}, seconds
 failed      trial, reason, traceback, will_retry
-edited      changes
+edited      changes: {dotted key: [old, new]}
 ended       status (finished | failed | interrupted)
 ==========  ====================================================================================
 

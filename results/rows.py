@@ -101,6 +101,7 @@ def status_json(state: SweepState, total: int | None = None, concurrency: int | 
         "total": total,
         "counts": state.counts(),
         "eta_seconds": state.eta_seconds(total, concurrency or len(running)),
+        "edits": state.edits,
         "best": winners_table(state),
         "running": [_running_row(trial) for trial in running],
         "failures": [_failure_row(trial) for trial in failures(state)],

@@ -92,9 +92,13 @@ class SweepState:
         self.sweep = ""
         self.uid = ""
         self.config: dict[str, Any] = {}
+        """As it is now, with all edits."""
+        self.space: dict[str, Any] = {}
+        """What was searched from the first trial on; empty in journals that did not say."""
         self.versions: dict[str, Any] = {}
         self.trials: dict[str, TrialState] = {}
         self.edits: list[dict[str, Any]] = []
+        """Of each edit the changes: dotted key -> [old, new]. They are in `config` already."""
         self.created_at: float | None = None
         self.updated_at: float | None = None
         self.ended = False
@@ -144,9 +148,10 @@ class SweepState:
             _TRIAL_KINDS[kind](trial, record)
         elif kind == "created":
             self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
+            self.space = record.get("space") or {}
             self.versions, self.created_at = record.get("versions") or {}, record["time"]
         elif kind == "edited":
-            self.edits.append(record["changes"])
+            self._edit(record["changes"])
         elif kind in ("resumed", "ended"):
             self._turn(record)
 
@@ -223,6 +228,15 @@ class SweepState:
         )
         self.trials.setdefault(trial.key, trial)  # a resumed driver may plan the same trial again
 
+    def _edit(self, changes: dict[str, Any]) -> None:
+        self.edits.append(changes)
+        for key, (_, new) in changes.items():
+            *groups, last = key.split(".")
+            section = self.config
+            for group in groups:
+                section = section.setdefault(group, {})
+            section[last] = new
+
     def _turn(self, record: Record) -> None:
         """A driver ended, or a new one took over: no trial of the old one can still be running."""
         for trial in self.trials.values():
@@ -232,6 +246,10 @@ class SweepState:
         self.ended_at = max(record["time"], self.created_at or 0.0) if self.ended else None
         self.end_status = record["status"] if self.ended else ""
         self.endings += self.ended
+
+
+def _placed(trial: TrialState, record: Record) -> None:
+    trial.config = record["config"]
 
 
 def _started(trial: TrialState, record: Record) -> None:
@@ -263,6 +281,7 @@ def _ended(trial: TrialState, record: Record) -> None:
 
 
 _TRIAL_KINDS = {
+    "placed": _placed,
     "started": _started,
     "reported": _reported,
     "stopped": _ended,

@@ -109,6 +109,8 @@ def render_status(
     failed = failures(state)
     parts: list[RenderableType] = [_headline(state, total, concurrency or len(running), now)]
     parts.append(_best_lines(state))
+    if state.edits:
+        parts.append(_edit_lines(state.edits))
     if running:
         parts.append(_running_table(state, running))
     if failed:
@@ -139,6 +141,11 @@ def _best_lines(state: SweepState) -> Text:
             score = _score(row["val_miou"])
             lines.append(f"best {row['split']}: trial {row['trial']}  val mIoU {score}  {_params(row['params'])}")
     return Text("\n".join(lines))
+
+
+def _edit_lines(edits: list[dict[str, Any]]) -> Text:
+    changes = [(key, old, new) for edit in edits for key, (old, new) in edit.items()]
+    return Text("\n".join(f"edited {key}: was {old}, now {new}" for key, old, new in changes))
 
 
 def _running_table(state: SweepState, running: list[TrialState]) -> Table:

@@ -2,8 +2,10 @@
 
 ``flock`` on ``<journal>.lock``: the kernel drops it when the holder dies, however it dies, so a stale lock
 cannot exist and the file never has to be deleted. It holds host, pid and start time of the holder, for the
-message a second writer gets. The lock is not inherited by programs the holder starts; it *is* shared with
-children made by a bare ``os.fork``, which must close the journal or exit.
+message a second writer gets. That pid is never probed, since it says nothing about another host: the kernel,
+and over NFS its server, alone know who holds the lock. A holder that was stopped (SIGSTOP) still holds it.
+The lock is not inherited by programs the holder starts; it *is* shared with children made by a bare
+``os.fork``, which must close the journal or exit.
 """
 
 from __future__ import annotations

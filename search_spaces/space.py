@@ -117,6 +117,14 @@ class Space:
         own = [dimension for dimension in self.dimensions if dimension.when == method]
         return Space(self.name, None, (Dimension(METHOD_KEY, "choice", choices=(method,)), *own))
 
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Every dimension by name, as the plain values that a journal keeps."""
+        names = ("kind", "low", "high", "log", "choices", "grid", "when")
+        plain = {d.name: {name: getattr(d, name) for name in names} for d in self.dimensions}
+        return {
+            name: fields | {key: list(fields[key]) for key in ("choices", "grid")} for name, fields in plain.items()
+        }
+
     def contains(self, params: Params) -> bool:
         """Whether every dimension has one of its values."""
         return all(d.key in params and d.contains(params[d.key]) for d in self.dimensions_of(params))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -22,11 +23,12 @@ from results.tables import METHODS_WIDTH, render_methods, render_status, render_
 from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.data_command import data_app
-from sweeps.driver import JOURNAL, execute, save_request
+from sweeps.driver import JOURNAL, execute
+from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
-from sweeps.settings import SweepConfig, compose_preset, default_tracking_uri
+from sweeps.settings import SweepConfig, compose_preset
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +43,10 @@ Preset = Annotated[str, typer.Argument(help="a preset by name (digits), or your 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="KEY=VALUE, for example search.trials=16 training.epochs=8", show_default=False),
+]
+Edits = Annotated[
+    list[str] | None,
+    typer.Argument(help="KEY=VALUE, for example search.trials=16 resources.cpus_per_trial=4", show_default=False),
 ]
 Name = Annotated[str, typer.Argument(help="the name of the sweep")]
 Storage = Annotated[str | None, typer.Option(help="folder of journals, checkpoints and caches [default: runs]")]
@@ -89,26 +95,27 @@ def run(
         state = _known_state(sweep.folder)
         if state is not None:
             _refuse_changes(sweep, state)
-        save_request(sweep)
         _run(sweep)
 
 
 @app.command()
 def resume(
     name: Name,
+    overrides: Edits = None,
     storage: Storage = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
 ) -> None:
-    """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint."""
+    """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint.
+
+    It may go on with more trials, seeds, splits and references, another time budget, other resources, on another
+    cluster, and from a storage folder that was moved (--storage).
+    """
     with _requests_checked():
         folder = _folder(name, storage)
-        values = dict(_existing_state(folder).config)
-        changes: dict[str, Any] = {"storage": str(folder.parent), "address": address, "tracking_uri": tracking_uri}
-        changes |= {"tracking_optional": tracking_optional}
-        values["sweep"] = values["sweep"] | {key: value for key, value in changes.items() if value is not None}
-        _run(check_request(values))
+        launch = {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
+        _run(edited(_existing_state(folder), folder.parent, overrides or [], launch))
 
 
 @app.command()
@@ -122,7 +129,7 @@ def status(
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        total = planned_total(SweepConfig.from_dict(state.config), state)
+        total = planned_total(settings_of(state, folder.parent), state)
         if as_json:
             typer.echo(json.dumps(status_json(state, total), indent=2))
             return
@@ -161,8 +168,7 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        recorded = state.config["sweep"].get("tracking_uri")
-        uri = tracking_uri or recorded or default_tracking_uri(folder.parent)
+        uri = tracking_uri or settings_of(state, folder.parent).tracking_uri
         Tracker.check(uri)
         tracker = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts")
     console = Console(soft_wrap=True, markup=False, highlight=False)
@@ -236,21 +242,22 @@ def _shown_path(path: Path) -> Path:
 
 def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:
     """A second `run` under a name is a resume, as long as it asks for the same."""
-    changed = sorted(_differences(state.config, sweep.resolved))
-    if changed:
-        listed = "; ".join(changed)
-        remedy = "give the new sweep another --name, or ask for the same and it continues"
+    faults = forbidden(state, sweep)
+    if faults:
+        raise RequestError(faults)
+    edits = beyond_places(state, sweep)
+    if edits:
+        listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in sorted(edits.items()))
+        wanted = " ".join(f"{key}={_override_value(new)}" for key, (_, new) in sorted(edits.items()))
+        remedy = f"to change it: {_command('resume', sweep.folder)} {wanted}"
         raise RequestError.of(
             "sweep.name", f"is {sweep.launch.name}, which exists with other settings: {listed}", remedy
         )
 
 
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-    elif old != new and where not in ("sweep.address", "sweep.tracking_uri", "sweep.tracking_optional"):
-        yield f"{where} was {old!r}, now {new!r}"
+def _override_value(value: Any) -> str:
+    """As Hydra reads it, in quotes for the shell where it needs them."""
+    return "null" if value is None else shlex.quote(json.dumps(value) if not isinstance(value, str) else value)
 
 
 def _folder(name: str, storage: str | None) -> Path:

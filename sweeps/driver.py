@@ -2,76 +2,93 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
-import logging
 import os
 import platform
-import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
-from bacs.errors import RequestError
 from results.errors import ResultsError
 from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
 from sweeps.checks import check_tracking
+from sweeps.edits import changes_of
+from sweeps.guard import Guard
 from sweeps.ledger import Ledger, trials_at_once
+from sweeps.ray_session import start_ray, watch_ray
 from sweeps.settings import SweepConfig
 
 JOURNAL = "journal.jsonl"
 CONFIG = "sweep.json"
 DRAIN_SECONDS = 60.0
 """How long the end of a sweep waits for the tracking server."""
+RAY_SHUTDOWN_SECONDS = 60.0
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
-
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's snapshots are never read: the journal is
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
 
 
 def execute(sweep: SweepConfig, console: Console) -> SweepState:
-    """Runs whatever of the sweep is not over yet and returns what it came to."""
+    """Runs whatever of the sweep is not over yet and returns what it came to.
+
+    Raises:
+        ResultsError: another process runs this sweep, or its journal is damaged.
+        RequestError: the cluster cannot be reached.
+    """
     journal_path = sweep.folder / JOURNAL
     sync = f"python -m sweeps sync {sweep.launch.name} --storage {sweep.folder.parent}"
     with Journal(journal_path) as journal:
-        state = SweepState.load(journal_path)
-        ledger = Ledger(sweep, journal, state)
-        _open_books(ledger, journal.repaired_bytes)
-        if sweep.launch.time_budget_minutes is not None:
-            ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
+        ledger = Ledger(sweep, journal, SweepState.load(journal_path))
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
-        if sweep.launch.tracking_optional and (away := check_tracking(sweep.tracking_uri)):
-            _say(console, f"{away[0].problem}; going on without it. It gets everything when it answers, or from {sync}")
-        tracker.start()
-        try:
-            if not ledger.exhausted():
-                with _shown(ledger, console):
-                    _tune(ledger)
-        finally:
-            over = all(trial.is_over for trial in state.trials.values()) and ledger.exhausted()
-            failed = over and any(trial.status == "failed" for trial in state.trials.values())
-            ledger.book("ended", status="failed" if failed else "finished" if over else "interrupted")
-            if not tracker.close(DRAIN_SECONDS):
-                _say(console, f"{sweep.tracking_uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}")
-            if refused := tracker.refused:
-                _say(console, f"{sweep.tracking_uri} refused {len(refused)} entries, such as {refused[0]}")
-    return state
+        with Guard(partial(_last_words, ledger, tracker, console)) as guard:
+            ledger.stopping = guard.draining
+            save_request(sweep)
+            _open_books(ledger, journal.repaired_bytes)
+            if sweep.launch.time_budget_minutes is not None:
+                ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
+            if sweep.launch.tracking_optional and (away := check_tracking(sweep.tracking_uri)):
+                _say(
+                    console, f"{away[0].problem}; going on without it. It gets everything when it answers, or by {sync}"
+                )
+            tracker.start()
+            try:
+                if not ledger.exhausted():
+                    with _shown(ledger, console):
+                        _tune(ledger, guard)
+            finally:
+                ledger.close()
+                if not tracker.close(guard.seconds_left(DRAIN_SECONDS)):
+                    _say(
+                        console,
+                        f"{sweep.tracking_uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}",
+                    )
+                if refused := tracker.refused:
+                    _say(console, f"{sweep.tracking_uri} refused {len(refused)} entries, such as {refused[0]}")
+    return ledger.state
+
+
+def _last_words(ledger: Ledger, tracker: Tracker, console: Console, reason: str, seconds: float) -> None:
+    """What is still done where the process has to end at once. Its workers die with it, at their last checkpoint."""
+    ledger.close()
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        console.show_cursor()
+        console.print(
+            f"[red]{reason}; the sweep is interrupted and nothing older than an epoch is lost: "
+            f"`python -m sweeps resume {ledger.sweep.launch.name}` goes on[/]",
+            soft_wrap=True,
+        )
+    tracker.close(seconds - 1.0)
 
 
 def _say(console: Console, text: str) -> None:
@@ -85,9 +102,13 @@ def _open_books(ledger: Ledger, repaired_bytes: int) -> None:
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
-        ledger.book("created", sweep=name, uid=uid, config=ledger.sweep.resolved, versions=versions, driver=driver)
-    else:
-        ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)
+        config, space = ledger.sweep.resolved, ledger.sweep.space.describe()
+        ledger.book("created", sweep=name, uid=uid, config=config, space=space, versions=versions, driver=driver)
+        return
+    ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)
+    changes = changes_of(ledger.state, ledger.sweep)
+    if changes:
+        ledger.book("edited", changes=changes)
 
 
 def _refuse_lost_journal(folder: Path) -> None:
@@ -100,7 +121,7 @@ def _refuse_lost_journal(folder: Path) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
     """Live progress in a terminal; elsewhere a line for every trial that ends."""
     if console.is_terminal:
@@ -141,18 +162,18 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
             return
 
 
-def _tune(ledger: Ledger) -> None:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+def _tune(ledger: Ledger, guard: Guard) -> None:
+    sweep = ledger.sweep
+    start_ray(sweep)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
     import ray
     from ray import tune
 
     from search_spaces.searcher import SweepSearcher
-    from sweeps.callback import JournalCallback
+    from sweeps.callback import Draining, JournalCallback
     from trainables.trial import train_trial
 
-    sweep = ledger.sweep
-    _start_ray(sweep)
+    guard.listen()
+    guard.is_lost = watch_ray()
     try:
         resources: dict[str, float] = {"cpu": sweep.resources.cpus_per_trial}
         if sweep.resources.gpus_per_trial:
@@ -169,45 +190,22 @@ def _tune(ledger: Ledger) -> None:
                 name=f"driver-{uuid.uuid4().hex[:8]}",
                 storage_path=str(sweep.folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=sweep.launch.max_failures),
+                stop=Draining(guard.draining),
                 callbacks=[JournalCallback(ledger)],
                 verbose=0,
             ),
         )
-        with _terminated_like_interrupted():
-            tuner.fit()
+        guard.has_work = True
+        tuner.fit()
     finally:
+        guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")
         ray.shutdown()
+        guard.is_lost = lambda: None
 
 
-def _start_ray(sweep: SweepConfig) -> None:
-    import ray
-
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = sweep.launch.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        ray.init(address="local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)), **options)
-        return
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError.of(
-            "sweep.address", f"{address}: {error}", "start the cluster, or drop --address and RAY_ADDRESS"
-        ) from None
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM (SLURM, Kubernetes) stops the sweep as Ctrl-C does; Tune itself knows only SIGINT."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler: Callable[[int, Any], None] = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _overdue(seconds: float, reason: str) -> Callable[[], str | None]:
+    deadline = time.monotonic() + seconds
+    return lambda: reason if time.monotonic() > deadline else None
 
 
 def save_request(sweep: SweepConfig) -> None:

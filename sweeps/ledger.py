@@ -18,7 +18,7 @@ from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
 from sweeps.settings import SweepConfig
-from sweeps.trials import Trial, make_trial, split_name
+from sweeps.trials import Trial, make_trial, placed, split_name
 from trainables.folder import TrialFolder
 
 
@@ -56,6 +56,9 @@ class Ledger:
         self.state = state
         self.deadline: float | None = None
         """Reading of `time.monotonic` after which no more work is handed out; a clock that is set moves nothing."""
+        self.stopping = threading.Event()
+        """Once set no work is handed out, and workers that die are stopped, not failed."""
+        self._closed = False
         self._journal = journal
         self._lock = threading.RLock()
         self._out: set[str] = set()  # handed out by this driver
@@ -72,7 +75,7 @@ class Ledger:
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""
         with self._lock:
-            if self.deadline is not None and time.monotonic() > self.deadline:
+            if self._is_time_up():
                 return None
             waiting = self._unfinished()
             if waiting is None:
@@ -80,6 +83,7 @@ class Ledger:
                 waiting = self._unfinished()
             if waiting is not None:
                 self._out.add(waiting.key)
+                self._place(waiting)
             return waiting
 
     def next_config(self) -> dict[str, Any] | None:
@@ -88,12 +92,20 @@ class Ledger:
         return None if trial is None else {"trial": trial.key, "folder": str(self.folder_of(trial.key).path)}
 
     def exhausted(self) -> bool:
-        """Whether every trial of the sweep has been handed out or is over, or time is up."""
+        """Whether nothing will be handed out any more: every trial is over, or time is up.
+
+        A trial that is under way may have to be handed out again, if the node that it runs on is lost.
+        """
         with self._lock:
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                return True
-            known = len(self.state.trials) >= self.total
-            return known and all(t.is_over or t.key in self._out for t in self.state.trials.values())
+            return self._is_time_up() or self._is_complete()
+
+    def _is_time_up(self) -> bool:
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return late or self._closed or self.stopping.is_set()
+
+    def _is_complete(self) -> bool:
+        trials = self.state.trials.values()
+        return len(trials) >= self.total and all(trial.is_over for trial in trials)
 
     def _unfinished(self) -> Trial | None:
         for known in self.state.trials.values():
@@ -173,9 +185,16 @@ class Ledger:
         complete = len(numbers) == len(self.sweep.search.seeds)
         return Told(params, sum(numbers) / len(numbers) if complete else None)
 
+    def _place(self, trial: Trial) -> None:
+        """Writes the configuration that the trial's process reads, as resources and folders are now."""
+        known = self.state.trials[trial.key]
+        config = placed(self.sweep, known.config, begun=known.attempts > 0)
+        if config != known.config:
+            self._book("placed", trial=trial.key, config=config)
+        self.folder_of(trial.key).write_config(config)
+
     def _plan(self, **what: Any) -> None:
         trial = make_trial(self.sweep, self.state.uid, **what)
-        self.folder_of(trial.key).write_config(trial.config)
         fields = {
             name: getattr(trial, name) for name in ("number", "role", "split", "seed", "params", "config", "tags")
         }
@@ -195,6 +214,8 @@ class Ledger:
     def book_report(self, key: str, report: Mapping[str, Any]) -> None:
         """Books one report of :func:`trainables.trial.train_trial`."""
         with self._lock:
+            if self._closed:
+                return
             known = self.state.trials[key]
             if report["kind"] == "started":
                 tags = {"stage.0": report["stage.0"]}
@@ -207,19 +228,39 @@ class Ledger:
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
 
-    def book_failure(self, key: str, *, will_retry: bool) -> None:
-        """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to."""
+    def book_failure(self, key: str, *, will_retry: bool, lost_node: bool = False) -> None:
+        """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to.
+
+        Args:
+            key: of the trial.
+            will_retry: whether Tune starts it again by itself.
+            lost_node: whether it died with its machine, which is never the trial's failure: where Tune gave it up it
+                is handed out anew.
+        """
         with self._lock:
-            if self.state.trials[key].is_over:
+            if self._closed or self.stopping.is_set() or self.state.trials[key].is_over:
                 return
-            died = {"reason": "the worker process died without a Python error", "traceback": ""}
-            error = self.folder_of(key).take_error() or died
-            self._book("failed", trial=key, will_retry=will_retry, **error)
+            reason = "its node was lost" if lost_node else "the worker process died without a Python error"
+            error = self.folder_of(key).take_error() or {"reason": reason, "traceback": ""}
+            self._book("failed", trial=key, will_retry=will_retry or lost_node, **error)
+            if lost_node and not will_retry:
+                self._out.discard(key)
+
+    def close(self) -> None:
+        """Books how the sweep ended, once; nothing can be booked after that."""
+        with self._lock:
+            if self._closed or self.state.created_at is None:
+                return
+            failed = any(trial.status == "failed" for trial in self.state.trials.values())
+            over = "failed" if failed else "finished"
+            self._book("ended", status=over if self._is_complete() else "interrupted")
+            self._closed = True
 
     def book(self, kind: str, **fields: Any) -> None:
         """Books a record that is not about one trial."""
         with self._lock:
-            self._book(kind, **fields)
+            if not self._closed:
+                self._book(kind, **fields)
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))

@@ -38,9 +38,10 @@ class LaunchSettings:
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
     max_failures: int = knob(2, ge=0)
-    """Times a trial that died is started again, each time from its own last checkpoint."""
+    """Times a trial that died is started again, each time from its own last checkpoint. A node that was lost,
+    drained or pre-empted is never counted."""
     time_budget_minutes: float | None = knob(None, gt=0)
-    """Stops handing out work after this time; `resume` goes on."""
+    """Stops handing out work after this time, counted anew by every driver; `resume` goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class SearchSettings:
     """A file of search_spaces/ by name, or any YAML file by path."""
     algorithm: str = knob("tpe", choices=ALGORITHMS)
     trials: int = knob(8, ge=1)
-    """Configurations per split; a grid is cut off here."""
+    """Configurations per split; a grid is cut off here. `resume` takes more."""
     splits: list[Any] = knob(["2-2"])
     """Task splits; each has a study of its own, because mIoU is comparable only inside a split."""
     seeds: list[int] = knob([42], ge=0)
@@ -75,7 +76,8 @@ class ResourceSettings:
     """Keys of ``resources``: what one trial takes."""
 
     cpus_per_trial: int = knob(1, ge=1)
-    """Also the threads of the trial's process."""
+    """Also the threads of the trial's process. `resume` takes another number; trials that have begun keep their
+    threads, on which the last digits of sums depend."""
     gpus_per_trial: float = knob(0.0, ge=0)
     max_concurrent: int | None = knob(None, ge=1)
     """Trials at once; null: as many as fit."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from bacs.config import RunConfig
 from bacs.data import SegmentationData
+from bacs.lineage import passive_keys, run_identity
 from bacs.precision import set_up_numerics
 from bacs.stream import Stream
 from search_spaces.space import Params
@@ -22,7 +23,7 @@ class Trial:
     """One configuration on one split with one seed."""
 
     key: str
-    """12 hex digits of a hash over the sweep, the resolved configuration and the role."""
+    """12 hex digits of a hash over the sweep, the role and whatever in the configuration acts on a result."""
     number: int
     """Of the suggestion in its split; references have numbers of their own."""
     role: str
@@ -36,23 +37,15 @@ class Trial:
 
 def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: Any, seed: int, params: Params) -> Trial:
     """The trial that stands for a suggestion (``params``) or, with no params, for a reference."""
-    workers = workers_per_trial(sweep)
-    place: Params = {
-        "training.split": split,
-        "training.seed": seed,
-        "training.n_gpus": workers,
-        "training.threads": max(1, sweep.resources.cpus_per_trial // workers),
-    }
-    if sweep.resources.gpus_per_trial == 0:
-        place["training.device"] = "cpu"
-    config = configured(sweep.base, {**params, **place})
+    place: Params = {"training.split": split, "training.seed": seed}
+    config = configured(sweep.base, {**params, **place, **_machine(sweep)})
     if role != "trial":
         config["loss"] = dict(CROSS_ENTROPY)
     if role == "joint":
         config = nested(config, {"training.mode": "joint", **_joint_budget(config)})
     checked = RunConfig.from_dict(config)
     name = split_name(split)
-    identity = json.dumps([uid, role, number, checked.resolved], sort_keys=True)
+    identity = json.dumps([uid, role, number, run_identity(checked)])
     tags = {
         "split": name,
         "mode": checked.training.mode,
@@ -62,6 +55,38 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
     }
     key = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()[:12]
     return Trial(key, number, role, name, seed, params, checked.resolved, tags)
+
+
+def placed(sweep: SweepConfig, config: dict[str, Any], *, begun: bool) -> dict[str, Any]:
+    """The configuration of a trial that is there already, on the machines and in the folders of now.
+
+    Keys that never change a result follow the sweep's. So do threads, workers and device where the trial has not
+    begun. One that has keeps them, and with them its numbers and checkpoints; only another number of workers, which
+    needs other machines, makes it begin afresh.
+    """
+    run = RunConfig.from_dict(config)
+    changes: Params = {}
+    for key in passive_keys(run):
+        group, _, name = key.partition(".")
+        base = sweep.base.get(group) or {}
+        if base.get("_target_") == config[group].get("_target_") and name in base:
+            changes[key] = base[name]
+    machine = _machine(sweep)
+    if not begun or machine["training.n_gpus"] != run.training.n_gpus:
+        changes |= machine
+    return nested(run.resolved, changes)
+
+
+def _machine(sweep: SweepConfig) -> Params:
+    """What ``resources`` makes of the keys of a run."""
+    workers = workers_per_trial(sweep)
+    machine: Params = {
+        "training.n_gpus": workers,
+        "training.threads": max(1, sweep.resources.cpus_per_trial // workers),
+    }
+    if sweep.resources.gpus_per_trial == 0:
+        machine["training.device"] = "cpu"
+    return machine
 
 
 def workers_per_trial(sweep: SweepConfig) -> int:

@@ -16,7 +16,7 @@ from ray import tune
 from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
 from bacs.events import EpochEnded, Picture, Point, RunEnded, StepEnded
-from bacs.launch import local_ranks
+from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.outputs import Outputs
 from bacs.run import ContinualRun
@@ -30,6 +30,7 @@ def train_trial(config: dict[str, Any]) -> None:
     steps), ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history
     kept in its checkpoint, so nothing that happened while no driver listened is missing.
     """
+    die_with(os.getppid())  # a worker that outlives its raylet would go on, unheard, beside the next attempt
     folder = TrialFolder(Path(config["folder"]))
     with folder.claim():
         try:

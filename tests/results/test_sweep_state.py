@@ -116,10 +116,11 @@ def test_later_records_may_add_tags_and_unknown_kinds_are_ignored(scribe):
     key = scribe.suggest(0)
     scribe.journal.append("started", trial=key, attempt=1, host="h", pid=1, tags={"reused_steps": 2})
     scribe.journal.append("invented_later", trial="none", anything=1)
-    scribe.journal.append("edited", changes={"concurrency": 4})
+    scribe.journal.append("edited", changes={"search.trials": [4, 8]})
     state = fold(scribe)
     assert state.trials[key].tags["reused_steps"] == 2
-    assert state.edits == [{"concurrency": 4}]
+    assert state.edits == [{"search.trials": [4, 8]}]
+    assert state.config == {"loss": "bacs", "search": {"trials": 8}}
 
 
 def test_a_record_of_an_unknown_trial_is_refused(scribe):

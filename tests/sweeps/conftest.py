@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,16 +38,19 @@ class CommandLine:
             self.environment.pop(name, None)
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, terminal: int | None = None) -> subprocess.Popen[str]:
+        """Args: terminal: open terminal that the process gets as its own; default: its output goes into a pipe."""
         command = [sys.executable, "-m", "sweeps", *arguments, "--storage", str(self.storage)]
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=self.environment,
-            stdout=subprocess.PIPE,
+            stdin=terminal,
+            stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=None if terminal is None else _take_terminal,  # noqa: PLW1509  # one system call
         )
         self._started.append(process)
         return process
@@ -83,6 +88,10 @@ class CommandLine:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left behind: {left}"
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture

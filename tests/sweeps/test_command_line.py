@@ -10,7 +10,7 @@ LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri", "
 COMMANDS = {
     "plan": LAUNCH,
     "run": LAUNCH,
-    "resume": {"name", "storage", "address", "tracking_uri", "tracking_optional"},
+    "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional"},
     "status": {"name", "storage", "watch", "as_json"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
