@@ -37,7 +37,7 @@ from results.projection import (
 from results.state import SweepState, TrialState
 
 _CONFIG_ATTEMPTS = 3
-_STALE_TAGS = ("stopped", "failed")
+_STALE_TAGS = ("stopped", "failed", "cause")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from results.rows import Row, failures, status_json, steps_table, trials_table, winners_table, write_csvs
+from results.rows import Row, attempts, failures, status_json, steps_table, trials_table, winners_table, write_csvs
 from results.state import SweepState, TrialState
 
 __all__ = [
     "render_status",
+    "render_tracebacks",
     "render_winners",
     "status_json",
     "steps_table",
@@ -73,6 +74,8 @@ def render_status(
         parts.append(_running_table(state, running))
     if failed:
         parts.append(_failure_lines(failed))
+    if any(_is_cut(trial) for trial in state.trials.values()):
+        parts.append(_cut_lines(state))
     return Group(*parts)
 
 
@@ -113,10 +116,40 @@ def _running_table(state: SweepState, running: list[TrialState]) -> Table:
 def _failure_lines(failed: list[TrialState]) -> Text:
     lines = []
     for trial in failed:
-        fate = "failed" if trial.status == "failed" else "failed once, trying again"
+        fate = "failed" if trial.status == "failed" else "failed, trying again"
         first_line = (trial.reason or "no reason given").splitlines()[0][:_REASON_CHARACTERS]
-        lines.append(f"trial {trial.number} {trial.split} {fate}: {first_line}")
+        lines.append(f"{_name(trial)} {fate}{_cause(trial)}: {first_line}")
     return Text("\n".join(lines), style="red")
+
+
+def _cause(trial: TrialState) -> str:
+    if not trial.cause:
+        return ""
+    count = attempts(trial)
+    return f" ({trial.cause}, {count} attempt{'s' if count > 1 else ''})"
+
+
+def _name(trial: TrialState) -> str:
+    """``trial 3 5-5`` or ``joint 5-5``."""
+    return f"{trial.role} {trial.number} {trial.split}" if trial.role == "trial" else f"{trial.role} {trial.split}"
+
+
+def _is_cut(trial: TrialState) -> bool:
+    return bool(trial.tags.get("micro_batches", 1) > 1)
+
+
+def _cut_lines(state: SweepState) -> Text:
+    cut = filter(_is_cut, state.trials.values())
+    lines = [
+        f"{_name(trial)} ran out of memory: its batches go in {trial.tags['micro_batches']} pieces" for trial in cut
+    ]
+    return Text("\n".join(lines))
+
+
+def render_tracebacks(state: SweepState) -> Text:
+    """The traceback of the last failure of every trial that failed or is tried again."""
+    parts = [f"{_name(t)} seed {t.seed}{_cause(t)}:\n{t.traceback.strip() or t.reason}" for t in failures(state)]
+    return Text("\n\n".join(parts) or "no trial has failed")
 
 
 def _score(value: float | None) -> str:

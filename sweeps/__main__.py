@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from bacs.errors import RequestError
 from results.errors import ResultsError
 from results.journal import is_being_written
 from results.state import SweepState
-from results.tables import render_status, render_winners, status_json, write_csvs
+from results.tables import render_status, render_tracebacks, render_winners, status_json, write_csvs
 from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.data_command import data_app
@@ -87,14 +88,23 @@ def run(
 
 
 @app.command()
-def resume(name: Name, storage: Storage = None, address: Address = None, tracking_uri: TrackingUri = None) -> None:
-    """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint."""
+def resume(
+    name: Name,
+    storage: Storage = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again too")] = False,
+) -> None:
+    """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint.
+
+    Trials that failed for good stay failed; --retry-failed runs them again, from their own last checkpoint.
+    """
     with _requests_checked():
         folder = _folder(name, storage)
         values = dict(_existing_state(folder).config)
         changes = {"storage": str(folder.parent), "address": address, "tracking_uri": tracking_uri}
         values["sweep"] = values["sweep"] | {key: value for key, value in changes.items() if value is not None}
-        _run(check_request(values))
+        _run(check_request(values), retry_failed=retry_failed)
 
 
 @app.command()
@@ -103,6 +113,7 @@ def status(
     storage: Storage = None,
     watch: Annotated[bool, typer.Option("--watch", help="keep showing while the sweep runs")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="print why trials failed, in full")] = False,
 ) -> None:
     """Show trials by state, the best so far per split, time left."""
     with _requests_checked():
@@ -111,6 +122,9 @@ def status(
         total = planned_total(SweepConfig.from_dict(state.config), state)
         if as_json:
             typer.echo(json.dumps(status_json(state, total), indent=2))
+            return
+        if traceback:
+            Console().print(render_tracebacks(state), soft_wrap=True)
             return
         if not watch:
             Console().print(render_status(state, total))
@@ -174,9 +188,9 @@ def _requested(
     return check_request(compose_preset(preset, overrides or [], launch))
 
 
-def _run(sweep: SweepConfig) -> None:
+def _run(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     console = Console()
-    state = execute(sweep, console)
+    state = execute(sweep, console, retry_failed=retry_failed)
     console.print(render_winners(state))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
@@ -187,9 +201,23 @@ def _run(sweep: SweepConfig) -> None:
     if state.end_status == "interrupted":
         go_on = _command("resume", sweep.folder)
         lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")
+    lines += _failure_lines(state, sweep.folder)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if state.end_status != "finished":
         raise typer.Exit(FAILED)
+
+
+def _failure_lines(state: SweepState, folder: Path) -> list[str]:
+    """How many trials failed, of what, and what can be done about it."""
+    causes = Counter(trial.cause or "failed" for trial in state.trials.values() if trial.status == "failed")
+    if not causes:
+        return []
+    listed = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
+    return [
+        f"failed:    {causes.total()} of {len(state.trials)} trials ({listed})",
+        f"why:       {_command('status', folder)} --traceback",
+        f"again:     {_command('resume', folder)} --retry-failed",
+    ]
 
 
 def _command(command: str, folder: Path) -> str:

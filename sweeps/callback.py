@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.ledger import Ledger
 
 
 class JournalCallback(tune.Callback):
-    """Books reports, retries and failures."""
+    """Books reports and failures. Tune itself restarts pre-empted trials only; the ledger hands out all others anew."""
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
@@ -23,15 +26,47 @@ class JournalCallback(tune.Callback):
         if self._ledger is not None and "kind" in result:
             self._ledger.book_report(trial.config["trial"], result)
 
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        if self._ledger is not None:
+            self._ledger.drop(trial.config["trial"])
+
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, will_retry=True)
+        self._failed(trial, restarted=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, will_retry=False)
+        self._failed(trial, restarted=False)
 
-    def _failed(self, trial: TuneTrial, *, will_retry: bool) -> None:
+    def _failed(self, trial: TuneTrial, *, restarted: bool) -> None:
         if self._ledger is not None:
-            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry)
+            self._ledger.book_failure(trial.config["trial"], _last_error(trial), restarted=restarted)
 
     def __reduce__(self) -> tuple[Callable[..., JournalCallback], tuple[None]]:
         return (JournalCallback, (None,))  # Tune pickles its settings once; the ledger belongs to the living driver
+
+
+def _last_error(trial: TuneTrial) -> str:
+    """Ray's text on the newest failure; Tune appends them to one file, each under a line of its own."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
+    return text.rpartition("Failure # ")[2].partition("\n")[2].strip()
+
+
+def let_trials_die() -> None:
+    """Has Tune take every way in which Ray tells that a worker is gone for the end of its trial.
+
+    Ray 2.60 knows two: the actor's death, and an error in it. When Ray's memory monitor kills a worker, or a node goes
+    at a bad moment, neither comes, and the "unexpected exception" ends the whole sweep.
+    """
+    handle = RayActorManager._actor_task_failed
+    if getattr(handle, "takes_all_errors", False):
+        return
+
+    def handle_all(self: RayActorManager, task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        handle(self, task, exception)
+
+    handle_all.takes_all_errors = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = handle_all

@@ -43,13 +43,21 @@ _QUIET = {
 }
 
 
-def execute(sweep: SweepConfig, console: Console) -> SweepState:
-    """Runs whatever of the sweep is not over yet and returns what it came to."""
+def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False) -> SweepState:
+    """Runs whatever of the sweep is not over yet and returns what it came to.
+
+    Args:
+        sweep: a checked one.
+        console: for progress.
+        retry_failed: also run again what has failed for good.
+    """
     journal_path = sweep.folder / JOURNAL
     with Journal(journal_path) as journal:
         state = SweepState.load(journal_path)
         ledger = Ledger(sweep, journal, state)
         _open_books(ledger)
+        if retry_failed:
+            ledger.reopen_failed()
         if sweep.launch.time_budget_minutes is not None:
             ledger.deadline = time.time() + 60 * sweep.launch.time_budget_minutes
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
@@ -114,7 +122,8 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
         for trial in ended:
             told.add(trial.key)
             value = trial.final.get("final/val_miou")
-            text = f"val mIoU {value:.4f}" if value is not None else trial.reason
+            why = f"{trial.cause}: {trial.reason}".splitlines()[0]
+            text = f"val mIoU {value:.4f}" if value is not None else why
             name = f"{trial.role} {trial.number}" if trial.role == "trial" else trial.role
             line = f"[{len(told)}/{total}] {trial.status}: {name}, split {trial.split}, seed {trial.seed}: {text}"
             console.print(line, markup=False, highlight=False)
@@ -129,10 +138,11 @@ def _tune(ledger: Ledger) -> None:
     from ray import tune
 
     from search_spaces.searcher import SweepSearcher
-    from sweeps.callback import JournalCallback
+    from sweeps.callback import JournalCallback, let_trials_die
     from trainables.trial import train_trial
 
     sweep = ledger.sweep
+    let_trials_die()
     _start_ray(sweep)
     try:
         resources: dict[str, float] = {"cpu": sweep.resources.cpus_per_trial}
@@ -149,7 +159,7 @@ def _tune(ledger: Ledger) -> None:
             run_config=tune.RunConfig(
                 name=f"driver-{uuid.uuid4().hex[:8]}",
                 storage_path=str(sweep.folder / "tune"),
-                failure_config=tune.FailureConfig(max_failures=sweep.launch.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # what is tried again the ledger hands out anew
                 callbacks=[JournalCallback(ledger)],
                 verbose=0,
             ),

@@ -17,6 +17,7 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig
 from sweeps.trials import Trial, make_trial, split_name
 from trainables.folder import TrialFolder
@@ -59,6 +60,7 @@ class Ledger:
         self._journal = journal
         self._lock = threading.RLock()
         self._out: set[str] = set()  # handed out by this driver
+        self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
 
@@ -85,15 +87,18 @@ class Ledger:
     def next_config(self) -> dict[str, Any] | None:
         """What Tune is given: only where the trial's folder is; everything else is read there."""
         trial = self.next_trial()
-        return None if trial is None else {"trial": trial.key, "folder": str(self.folder_of(trial.key).path)}
+        if trial is None:
+            return None
+        pieces = extra_pieces(self.state.trials[trial.key])
+        return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces}
 
     def exhausted(self) -> bool:
-        """Whether every trial of the sweep has been handed out or is over, or time is up."""
+        """Whether nothing will ever follow: every trial is over, or time is up. One that runs may fail and follow."""
         with self._lock:
             if self.deadline is not None and time.time() > self.deadline:
                 return True
             known = len(self.state.trials) >= self.total
-            return known and all(t.is_over or t.key in self._out for t in self.state.trials.values())
+            return known and all(t.is_over or t.key in self._dropped for t in self.state.trials.values())
 
     def _unfinished(self) -> Trial | None:
         for known in self.state.trials.values():
@@ -147,7 +152,7 @@ class Ledger:
             return None
         visible = max(0, len(suggested) - search.lag)
         history = [self._told(trials) for trials in suggested]
-        if any(told.value is None and not told.failed for told in history[:visible]):
+        if any(told.is_open for told in history[:visible]):
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
         settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
@@ -165,13 +170,18 @@ class Ledger:
         return [groups[number] for number in sorted(groups)]
 
     def _told(self, trials: list[TrialState]) -> Told:
+        """The mean over the seeds, once all are over, so that it does not depend on which was first."""
         params = trials[0].params
-        if any(trial.status == "failed" for trial in trials):
-            return Told(params, None, failed=True)
+        seeds = len(self.sweep.search.seeds)
+        if len(trials) < seeds or not all(trial.is_over for trial in trials):
+            return Told(params, None)
+        if any(trial.status == "failed" and trial.cause in OWN_FAULTS for trial in trials):
+            return Told(params, None, worst=True)
         values = [trial.final.get(SELECTION_METRIC) for trial in trials if trial.status == "finished"]
         numbers = [value for value in values if value is not None]
-        complete = len(numbers) == len(self.sweep.search.seeds)
-        return Told(params, sum(numbers) / len(numbers) if complete else None)
+        if len(numbers) < seeds:
+            return Told(params, None, failed=True)
+        return Told(params, sum(numbers) / seeds)
 
     def _plan(self, **what: Any) -> None:
         trial = make_trial(self.sweep, self.state.uid, **what)
@@ -198,6 +208,8 @@ class Ledger:
             known = self.state.trials[key]
             if report["kind"] == "started":
                 tags = {"stage.0": report["stage.0"]}
+                if report["pieces"] > 1 or "micro_batches" in known.tags:
+                    tags["micro_batches"] = report["pieces"]
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
@@ -206,14 +218,39 @@ class Ledger:
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=self._seconds(known))
 
-    def book_failure(self, key: str, *, will_retry: bool) -> None:
-        """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to."""
+    def book_failure(self, key: str, ray_text: str = "", *, restarted: bool = False) -> None:
+        """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
+
+        Args:
+            key: the trial.
+            ray_text: what Ray tells of it, for the case that the trial had no time to leave its error in its folder.
+            restarted: Ray has already decided to start it again, because its machine was pre-empted.
+        """
         with self._lock:
-            if self.state.trials[key].is_over:
+            known = self.state.trials[key]
+            left = self.folder_of(key).take_error()
+            if known.is_over:
                 return
-            died = {"reason": "the worker process died without a Python error", "traceback": ""}
-            error = self.folder_of(key).take_error() or died
-            self._book("failed", trial=key, will_retry=will_retry, **error)
+            ending = Ending(left["cause"], left["reason"], left["traceback"]) if left else ending_of(ray_text)
+            retried = restarted or is_retried(known, ending, self.sweep.launch.max_failures)
+            told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
+            charged = ending.is_charged and not restarted
+            self._book("failed", trial=key, will_retry=retried, charged=charged, **told)
+            if retried and not restarted:
+                self._out.discard(key)
+
+    def drop(self, key: str) -> None:
+        """Tune has ended a trial that is not over; whoever resumes the sweep goes on with it."""
+        with self._lock:
+            if not self.state.trials[key].is_over:
+                self._dropped.add(key)
+
+    def reopen_failed(self) -> None:
+        """Has the trials that failed for good tried again, as if they had never failed, from their checkpoints."""
+        with self._lock:
+            for known in list(self.state.trials.values()):
+                if known.status == "failed":
+                    self._book("reopened", trial=known.key)
 
     def book(self, kind: str, **fields: Any) -> None:
         """Books a record that is not about one trial."""

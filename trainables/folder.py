@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK_PATIENCE_SECONDS = 120.0
+_ERROR_FIELDS = ("cause", "reason", "traceback")
 
 
 class TrialBusyError(RuntimeError):
@@ -45,8 +46,9 @@ class TrialFolder:
     def read_config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
-    def write_error(self, reason: str, traceback: str) -> None:
-        _write_json(self.path / "error.json", {"reason": reason, "traceback": traceback})
+    def write_error(self, cause: str, reason: str, traceback: str) -> None:
+        """Args: cause: one of :mod:`trainables.failures`."""
+        _write_json(self.path / "error.json", {"cause": cause, "reason": reason, "traceback": traceback})
 
     def take_error(self) -> dict[str, str] | None:
         """The error of the attempt that just ended, once; ``None`` if it died without a word."""
@@ -54,9 +56,10 @@ class TrialFolder:
         try:
             error = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        path.unlink(missing_ok=True)
-        return error
+            error = None
+        path.unlink(missing_ok=True)  # also one that nobody can read: it must not be taken for the next attempt's
+        known = isinstance(error, dict) and all(isinstance(error.get(name), str) for name in _ERROR_FIELDS)
+        return {name: error[name] for name in _ERROR_FIELDS} if known else None
 
     @contextlib.contextmanager
     def claim(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:

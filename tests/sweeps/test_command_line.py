@@ -10,8 +10,8 @@ LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri"}
 COMMANDS = {
     "plan": LAUNCH,
     "run": LAUNCH,
-    "resume": {"name", "storage", "address", "tracking_uri"},
-    "status": {"name", "storage", "watch", "as_json"},
+    "resume": {"name", "storage", "address", "tracking_uri", "retry_failed"},
+    "status": {"name", "storage", "watch", "as_json", "traceback"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
     "data verify": {"dataset", "overrides", "workers", "as_json"},
