@@ -63,10 +63,10 @@ def let_trials_die() -> None:
     if getattr(handle, "takes_all_errors", False):
         return
 
-    def handle_all(self: RayActorManager, task: Any, exception: Exception) -> None:
+    def handle_all(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
         if not isinstance(exception, RayActorError | RayTaskError):
             exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
-        handle(self, task, exception)
+        handle(self, tracked_actor_task, exception)
 
     handle_all.takes_all_errors = True  # type: ignore[attr-defined]
     RayActorManager._actor_task_failed = handle_all

@@ -251,6 +251,7 @@ class Ledger:
             for known in list(self.state.trials.values()):
                 if known.status == "failed":
                     self._book("reopened", trial=known.key)
+                    self._out.discard(known.key)
 
     def book(self, kind: str, **fields: Any) -> None:
         """Books a record that is not about one trial."""
