@@ -95,10 +95,10 @@ def follow(task_file: Path, rank: int) -> int:
     _die_with(task["parent"])
     config = RunConfig.from_dict(task["config"])
     dist.init_process_group(task["backend"], task["meeting"], timeout=TIMEOUT, rank=rank, world_size=task["world"])
-    run = ContinualRun(config)
-    if task["checkpoints"]:
-        run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
     try:
+        run = ContinualRun(config)
+        if task["checkpoints"]:
+            run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
         for _ in run.events():
             pass
     except DivergedError:  # rank 0 reports it

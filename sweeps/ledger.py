@@ -81,6 +81,7 @@ class Ledger:
                 self._suggest_more()
                 waiting = self._unfinished()
             if waiting is not None:
+                self.folder_of(waiting.key).take_error()  # of an attempt whose end no driver saw
                 self._out.add(waiting.key)
             return waiting
 

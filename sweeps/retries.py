@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from results.state import Failure, TrialState
-from trainables.failures import DIED, DIVERGED, EXCEPTION, OUT_OF_MEMORY, tells_of_memory
+from trainables.causes import DIED, DIVERGED, EXCEPTION, OUT_OF_MEMORY, tells_of_memory
 from trainables.folder import TrialBusyError
 
 OWN_FAULTS = (DIVERGED, OUT_OF_MEMORY, EXCEPTION)
@@ -35,7 +35,7 @@ class Ending:
     @property
     def is_charged(self) -> bool:
         """Whether it counts against ``sweep.max_failures``."""
-        return self.cause in (DIED, EXCEPTION) and not self.lost_node
+        return self.cause not in (DIVERGED, OUT_OF_MEMORY) and not self.lost_node
 
 
 def ending_of(ray_text: str) -> Ending:

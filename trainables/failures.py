@@ -1,4 +1,4 @@
-"""What made an attempt of a trial fail, in four words that decide whether it is tried again."""
+"""The cause of a Python error that ended an attempt of a trial."""
 
 from __future__ import annotations
 
@@ -8,30 +8,12 @@ import torch
 
 from bacs.launch import RankDiedError
 from bacs.run import DivergedError
+from trainables.causes import DIED, DIVERGED, EXCEPTION, OUT_OF_MEMORY, tells_of_memory
 from trainables.folder import TrialBusyError
-
-DIVERGED = "diverged"
-"""The loss became NaN or infinite. Deterministic: it would again."""
-OUT_OF_MEMORY = "out_of_memory"
-"""Of a GPU or of the machine."""
-EXCEPTION = "exception"
-"""Any other Python error."""
-DIED = "died"
-"""A process ended without a Python error: killed, pre-empted, the machine lost."""
-
-_MEMORY_WORDS = (
-    "out of memory",
-    "OutOfMemoryError",
-    "MemoryError",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "STATUS_ALLOC_FAILED",
-)
-"""In the messages of CUDA and its libraries, of torch's CPU allocator and of the kernel."""
 
 
 def cause_of(error: BaseException) -> str:
-    """One of the four causes."""
+    """One of :mod:`trainables.causes`."""
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, RankDiedError | TrialBusyError):
@@ -41,8 +23,3 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, OSError):
         return OUT_OF_MEMORY if error.errno == errno.ENOMEM else EXCEPTION
     return OUT_OF_MEMORY if isinstance(error, RuntimeError) and tells_of_memory(str(error)) else EXCEPTION
-
-
-def tells_of_memory(message: str) -> bool:
-    """Whether an error's message says that memory ran out; torch has no type for all of them."""
-    return any(words in message for words in _MEMORY_WORDS)

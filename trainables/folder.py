@@ -47,7 +47,7 @@ class TrialFolder:
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
     def write_error(self, cause: str, reason: str, traceback: str) -> None:
-        """Args: cause: one of :mod:`trainables.failures`."""
+        """Args: cause: one of :mod:`trainables.causes`."""
         _write_json(self.path / "error.json", {"cause": cause, "reason": reason, "traceback": traceback})
 
     def take_error(self) -> dict[str, str] | None:
@@ -57,7 +57,8 @@ class TrialFolder:
             error = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             error = None
-        path.unlink(missing_ok=True)  # also one that nobody can read: it must not be taken for the next attempt's
+        with contextlib.suppress(OSError):  # also one that nobody can read: it must not be taken for the next attempt's
+            path.unlink(missing_ok=True)
         known = isinstance(error, dict) and all(isinstance(error.get(name), str) for name in _ERROR_FIELDS)
         return {name: error[name] for name in _ERROR_FIELDS} if known else None
 

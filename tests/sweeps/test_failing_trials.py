@@ -36,7 +36,7 @@ def state_of(line: CommandLine, name: str) -> SweepState:
     return SweepState.load(line.journal(name)) if line.journal(name).exists() else SweepState()
 
 
-def until(found: Callable[[], object], process, seconds: float = 200) -> object:
+def until(found: Callable[[], object], process, seconds: float = 500) -> object:
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert process.poll() is None, process.communicate()[0]
@@ -69,7 +69,7 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     victim = until(lambda: pid_of(sweeps, "faulty", lambda trial: setting(trial) == GOOD), process)
     assert isinstance(victim, int)
     os.kill(victim, signal.SIGKILL)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     assert "failed:    3 of 4 trials (1 diverged, 2 exception)" in output
     assert "python -m sweeps status faulty" in output
@@ -97,10 +97,10 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     with (sweeps.storage / "faulty/report/trials.csv").open(newline="") as file:
         assert sorted(row["cause"] for row in csv.DictReader(file)) == ["", "diverged", "exception", "exception"]
 
-    code, output = sweeps.run("resume", "faulty")
+    code, output = sweeps.run("resume", "faulty", timeout=500)
     assert code == 1
     assert state_of(sweeps, "faulty").trials[bad.key].attempts == 1
-    code, output = sweeps.run("resume", "faulty", "--retry-failed")
+    code, output = sweeps.run("resume", "faulty", "--retry-failed", timeout=900)
     assert code == 1
     again = state_of(sweeps, "faulty").trials
     assert (again[bad.key].status, again[bad.key].attempts, again[broken.key].attempts) == ("failed", 2, 4)
@@ -136,7 +136,7 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_pieces(sweeps: CommandLine):
         assert isinstance(worker, int)
         size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(worker, resource.RLIMIT_AS, (size + ALLOWANCE, resource.RLIM_INFINITY))
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     (trial,) = state_of(sweeps, "greedy").trials.values()
     assert (trial.status, trial.attempts) == ("finished", 2)
@@ -168,7 +168,7 @@ def test_a_worker_that_ray_kills_for_memory_does_not_end_the_sweep(sweeps: Comma
     """Ray looks every six seconds and finds that more than a thousandth of the machine's memory is in use."""
     sweeps.environment |= {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "6000"}
     endless = [*SMALL, "training.epochs=1000", "search.trials=1", "search.references=[]", "search.splits=[5-5]"]
-    code, output = sweeps.run("run", "digits", "--name", "hunted", *endless)
+    code, output = sweeps.run("run", "digits", "--name", "hunted", *endless, timeout=900)
     assert code == 1, output
     assert "failed:    1 of 1 trials (1 out_of_memory)" in output
     (trial,) = state_of(sweeps, "hunted").trials.values()
