@@ -31,14 +31,15 @@ class JournalCallback(tune.Callback):
             self._ledger.drop(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, restarted=True)
+        self._failed(trial, will_retry=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, restarted=False)
+        self._failed(trial, will_retry=False)
 
-    def _failed(self, trial: TuneTrial, *, restarted: bool) -> None:
+    def _failed(self, trial: TuneTrial, *, will_retry: bool) -> None:
         if self._ledger is not None:
-            self._ledger.book_failure(trial.config["trial"], _last_error(trial), restarted=restarted)
+            told = _last_error(trial)
+            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, ray_text=told)
 
     def __reduce__(self) -> tuple[Callable[..., JournalCallback], tuple[None]]:
         return (JournalCallback, (None,))  # Tune pickles its settings once; the ledger belongs to the living driver

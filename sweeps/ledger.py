@@ -209,8 +209,8 @@ class Ledger:
             known = self.state.trials[key]
             if report["kind"] == "started":
                 tags = {"stage.0": report["stage.0"]}
-                if report["pieces"] > 1 or "micro_batches" in known.tags:
-                    tags["micro_batches"] = report["pieces"]
+                if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
+                    tags["micro_batches"] = report.get("pieces", 1)
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
@@ -219,25 +219,26 @@ class Ledger:
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=self._seconds(known))
 
-    def book_failure(self, key: str, ray_text: str = "", *, restarted: bool = False) -> None:
+    def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
 
         Args:
-            key: the trial.
+            key: of the trial.
+            will_retry: whether Tune starts it again by itself, as it does after a pre-emption alone.
+            lost_node: whether it died with its machine, which is never the trial's failure.
             ray_text: what Ray tells of it, for the case that the trial had no time to leave its error in its folder.
-            restarted: Ray has already decided to start it again, because its machine was pre-empted.
         """
         with self._lock:
             known = self.state.trials[key]
             left = self.folder_of(key).take_error()
             if known.is_over:
                 return
-            ending = Ending(left["cause"], left["reason"], left["traceback"]) if left else ending_of(ray_text)
-            retried = restarted or is_retried(known, ending, self.sweep.launch.max_failures)
+            ending = Ending(**left, lost_node=lost_node) if left else ending_of(ray_text, lost_node=lost_node)
+            retried = will_retry or is_retried(known, ending, self.sweep.launch.max_failures)
             told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
-            charged = ending.is_charged and not restarted
+            charged = ending.is_charged and not will_retry
             self._book("failed", trial=key, will_retry=retried, charged=charged, **told)
-            if retried and not restarted:
+            if retried and not will_retry:
                 self._out.discard(key)
 
     def drop(self, key: str) -> None:

@@ -38,16 +38,16 @@ class Ending:
         return self.cause not in (DIVERGED, OUT_OF_MEMORY) and not self.lost_node
 
 
-def ending_of(ray_text: str) -> Ending:
-    """What Ray tells of an attempt that left no word itself."""
+def ending_of(ray_text: str, *, lost_node: bool = False) -> Ending:
+    """What Ray tells of an attempt that left no word itself; ``lost_node``: known from elsewhere."""
     lines = ray_text.strip().splitlines() or [NO_WORD]
     if ray_text.lstrip().startswith(_PYTHON_ERROR):  # it could not write, or another process held its folder
         own = EXCEPTION if TrialBusyError.__name__ not in lines[-1] else DIED
         return Ending(OUT_OF_MEMORY if tells_of_memory(lines[-1]) else own, lines[-1], ray_text)
     if _SHORT_OF_MEMORY in ray_text:
         return Ending(OUT_OF_MEMORY, "Ray killed the worker: its machine ran low on memory", ray_text)
-    lost = any(words in ray_text for words in _LOST_NODE)
-    return Ending(DIED, "the machine of the worker was lost" if lost else NO_WORD, ray_text, lost_node=lost)
+    lost = lost_node or any(words in ray_text for words in _LOST_NODE)
+    return Ending(DIED, "its node was lost" if lost else NO_WORD, ray_text, lost_node=lost)
 
 
 def is_retried(trial: TrialState, ending: Ending, max_failures: int) -> bool:

@@ -39,7 +39,7 @@ def train_trial(config: dict[str, Any]) -> None:
     with folder.claim():
         folder.take_error()  # of an attempt whose end no driver saw
         try:
-            _train(folder, config["pieces"])
+            _train(folder, config.get("pieces", 1))
         except Exception as error:
             _leave_word(folder, error)
             raise

@@ -93,7 +93,7 @@ def fail(ledger: Ledger, trial: Trial, cause: str, reason: str = "ValueError: bo
     """As the callback does when an attempt ends; a trial that died leaves no word."""
     if cause != "died":
         ledger.folder_of(trial.key).write_error(cause, reason, "Traceback")
-    ledger.book_failure(trial.key, ray_text)
+    ledger.book_failure(trial.key, will_retry=False, ray_text=ray_text)
     return ledger.state.trials[trial.key]
 
 
@@ -137,7 +137,7 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_pieces_whoever_drives(sweep,
         assert config["pieces"] == 1
         key = config["trial"]
         ledger.folder_of(key).write_error("out_of_memory", "MemoryError: ", "Traceback")
-        ledger.book_failure(key)
+        ledger.book_failure(key, will_retry=False)
         assert ledger.state.trials[key].cause == "out_of_memory"
     journal, ledger = open_ledger(sweep, path)  # the driver died
     with journal:
@@ -147,7 +147,7 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_pieces_whoever_drives(sweep,
         started = {"kind": "started", "step": 0, "epoch": 0, "points": [], "host": "h", "pid": 1, "stage.0": "s"}
         ledger.book_report(key, started | {"notes": ["in pieces"], "pieces": 2})
         assert ledger.state.trials[key].tags["micro_batches"] == 2
-        ledger.book_failure(key, "OutOfMemoryError: the node running low on memory")
+        ledger.book_failure(key, will_retry=False, ray_text="OutOfMemoryError: the node running low on memory")
         assert ledger.state.trials[key].status == "failed"
         ledger.reopen_failed()
         config = ledger.next_config()
@@ -165,7 +165,7 @@ def test_deaths_are_forgiven_by_a_resume_and_a_lost_machine_always(sweep, tmp_pa
             for _ in range(sweep.launch.max_failures):
                 assert fail(ledger, trial, "died").status == "pending"
                 assert fail(ledger, trial, "died", ray_text="its node has died").status == "pending"
-                ledger.book_failure(trial.key, restarted=True)
+                ledger.book_failure(trial.key, will_retry=True)
                 assert ledger.state.trials[trial.key].status == "pending"
     journal, ledger = open_ledger(sweep, path)
     with journal:
