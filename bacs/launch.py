@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -25,14 +26,26 @@ from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
 from bacs.errors import RequestError
 from bacs.lineage import run_identity
+from bacs.patience import StorageRefusedError
 from bacs.run import ContinualRun, DivergedError
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others; rank 0 alone fills the replay memory meanwhile."""
 
+
+class RankError(RuntimeError):
+    """Another rank raised; the message names the rank and tells its error."""
+
+
+class RankDiedError(RuntimeError):
+    """Another rank ended without a Python error; it was killed."""
+
+
 _PACKAGES = Path(__file__).parent.parent
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS = 5.0
+_LAST_WORD_SECONDS = 2.0
+"""How long the kernel may take to show that a rank whose connection broke has ended."""
 
 
 @contextlib.contextmanager
@@ -45,6 +58,7 @@ def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
 
     Raises:
         RequestError: if this machine has fewer GPUs.
+        RankError, RankDiedError: if another rank failed first, in the place of the broken connection that it left.
     """
     world = config.training.n_gpus
     if world == 1:
@@ -66,6 +80,11 @@ def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
         try:
             dist.init_process_group(backend, meeting, timeout=TIMEOUT, rank=0, world_size=world)
             yield
+        except RuntimeError as error:
+            own = DivergedError | torch.OutOfMemoryError | StorageRefusedError
+            if not isinstance(error, own):
+                _raise_for_other_ranks(children, Path(scratch), error)
+            raise
         finally:
             _stop(children)
             if dist.is_initialized():
@@ -78,14 +97,17 @@ def follow(task_file: Path, rank: int) -> int:
     die_with(task["parent"])
     config = RunConfig.from_dict(task["config"])
     dist.init_process_group(task["backend"], task["meeting"], timeout=TIMEOUT, rank=rank, world_size=task["world"])
-    run = ContinualRun(config)
-    if task["checkpoints"]:
-        run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
     try:
+        run = ContinualRun(config)
+        if task["checkpoints"]:
+            run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
         for _ in run.events():
             pass
     except DivergedError:  # rank 0 reports it
         return 1
+    except Exception as error:  # rank 0 will see no more than a broken connection
+        _last_word(task_file.parent, rank).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        raise
     finally:
         dist.destroy_process_group()
     return 0
@@ -105,6 +127,24 @@ def _start(task_file: Path, rank: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "bacs.rank", str(task_file), str(rank)]
     place = {"PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGES), *sys.path]))}  # a Ray worker stands elsewhere
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | place)
+
+
+def _last_word(scratch: Path, rank: int) -> Path:
+    """Where a rank leaves the error that ended it."""
+    return scratch / f"error-{rank}"
+
+
+def _raise_for_other_ranks(children: list[subprocess.Popen[bytes]], scratch: Path, error: Exception) -> None:
+    """Raises in the name of the first rank that has ended; returns if none has, for then the error is rank 0's own."""
+    deadline = time.monotonic() + _LAST_WORD_SECONDS
+    while time.monotonic() < deadline:
+        for rank, child in enumerate(children, start=1):
+            if child.poll():
+                path = _last_word(scratch, rank)
+                if path.exists():
+                    raise RankError(f"rank {rank}: {path.read_text(encoding='utf-8')}") from error
+                raise RankDiedError(f"rank {rank} died (exit code {child.returncode})") from error
+        time.sleep(0.05)
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> None:

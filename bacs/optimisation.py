@@ -49,9 +49,11 @@ class StepOptimizer:
             group["lr"] = self._base_lr * factor * group["lr_factor"]
         self._optimizer.zero_grad(set_to_none=True)
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Adds the gradient of the sum of the terms, as one of ``accumulate_gradients`` batches."""
+    def add(self, terms: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """Adds the gradient of the sum of the terms, as that of a share of one of ``accumulate_gradients`` batches."""
         loss = torch.stack(list(terms.values())).sum()
+        if share < 1:
+            loss = loss * share
         if self.training.accumulate_gradients > 1:
             loss = loss / self.training.accumulate_gradients
         loss.backward()

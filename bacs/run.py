@@ -27,6 +27,7 @@ from bacs.events import EpochEnded, Event, Point, RunEnded, StepEnded
 from bacs.losses.base import Batch, StepContext
 from bacs.media import Media
 from bacs.metrics import domain_metrics, final_metrics, step_metrics
+from bacs.micro_batches import pieces
 from bacs.model import Model
 from bacs.model_record import ModelRecord
 from bacs.networks import TOKEN_INITS, synced
@@ -145,14 +146,11 @@ class ContinualRun:
             iteration, part = divmod(i, training.accumulate_gradients)
             if part == 0:
                 optimizer.begin(epoch, iteration)
-            terms = self._terms(context, self._with_replay(batch, step, epoch, i))
-            optimizer.add(terms)
+            for name, value in self._add(context, self._with_replay(batch, step, epoch, i)).items():
+                sums[name] = sums[name] + value if name in sums else value
             if part + 1 == training.accumulate_gradients:
                 optimizer.finish()
                 self.media.trained(start + iteration + 1, self.model)
-            for name, term in terms.items():
-                value = term.detach().float()
-                sums[name] = sums[name] + value if name in sums else value
         means = self._means(sums, n_batches)
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss of step {step}, epoch {epoch} is not finite: {means}")
@@ -164,6 +162,17 @@ class ContinualRun:
             means["val/miou"] = self._mean_iou(validated)
             self._validated_epoch = validated
         return self._points_at(self._epochs_before(step) + epoch + 1, means)
+
+    def _add(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
+        """Adds the gradient of a batch, piece by piece; the terms of its loss."""
+        sums: dict[str, Tensor] = {}
+        for piece, share in pieces(batch, self._n_pieces(batch)):
+            terms = self._terms(context, piece)
+            self._optimizer_of_step().add(terms, share)
+            for name, term in terms.items():
+                value = share * term.detach().float()
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
 
     def _terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         with self.numerics.autocast():
@@ -342,6 +351,14 @@ class ContinualRun:
         count = self.method.replay_batch_size(self.config.training.batch_size)
         replay = recall(self.memory, self.stream, count, (step, epoch, iteration), self.config.compat)
         return Batch(batch.images, batch.labels, replay)
+
+    def _n_pieces(self, batch: Batch) -> int:
+        """Never more than there are images, new or replayed, and the same number on every rank."""
+        wanted = min(self.config.training.micro_batches, len(batch.images))
+        if batch.replay is None:
+            return wanted
+        replayed = self.method.replay_batch_size(self.config.training.batch_size)
+        return max(1, min(wanted, replayed // world_size()))
 
     def _context(self, step: int, epoch: int) -> StepContext:
         return StepContext(

@@ -39,6 +39,11 @@ class TrainingConfig:
     """Images of the current step per forward pass, over all GPUs together."""
     accumulate_gradients: int = knob(1, ge=1)
     """Batches whose gradients are averaged into one optimisation step."""
+    micro_batches: int = knob(1, acts_from=None, ge=1)
+    """Pieces into which every batch is cut, replayed images included, each with a forward and a backward pass of its
+    own: less memory, more time. Images, order, optimisation steps and schedule stay, and checkpoints fit, so a run may
+    go on with another number. Results agree up to rounding, statistics of batch norm and means over some pixels alone
+    (bacs/micro_batches.py)."""
     lr_next: float | None = knob(None, acts_from=1, gt=0)
     """Base learning rate of steps >= 1; null: ``optimizer.lr``."""
     scheduler_interval: str = knob("step", choices=("step", "epoch"))

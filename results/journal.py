@@ -13,7 +13,8 @@ started     trial, attempt (1-based), host, pid
 reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...]
 stopped     trial, reason
 finished    trial, final {metric: value}, seconds
-failed      trial, reason, traceback, will_retry
+failed      trial, cause, reason, traceback, will_retry, charged
+reopened    trial
 edited      changes: {dotted key: [old, new]}
 ended       status (finished | failed | interrupted)
 ==========  ====================================================================================

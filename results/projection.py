@@ -85,6 +85,8 @@ def trial_tags(state: SweepState, trial: TrialState, parent_run_id: str) -> dict
     tags |= {"mlflow.parentRunId": parent_run_id, "attempts": str(trial.attempts)}
     if trial.status in ("stopped", "failed"):
         tags[trial.status] = trial.reason or "no reason given"
+    if trial.status == "failed" and trial.cause:
+        tags["cause"] = trial.cause
     return {name: value[:_TAG_CHARACTERS] for name, value in tags.items()}
 
 

@@ -53,7 +53,7 @@ def trials_table(state: SweepState) -> list[Row]:
     trials = sorted(state.trials.values(), key=lambda trial: trial.number)
     return [
         {name: getattr(trial, name) for name in names}
-        | {"reason": trial.reason, "params": trial.params, "final": trial.final}
+        | {"cause": trial.cause, "reason": trial.reason, "params": trial.params, "final": trial.final}
         for trial in trials
     ]
 
@@ -150,6 +150,11 @@ def notes_table(state: SweepState) -> list[Row]:
     return [{"note": note, "trials": keys} for note, keys in told.items()]
 
 
+def attempts(trial: TrialState) -> int:
+    """Those that failed before they could report that they had started included."""
+    return max(trial.attempts, len(trial.failures))
+
+
 def _winner_row(state: SweepState, split: str) -> Row:
     best = state.best(split)
     row: Row = {
@@ -190,10 +195,14 @@ def _failure_row(trial: TrialState) -> Row:
     return {
         "trial": trial.number,
         "key": trial.key,
+        "role": trial.role,
         "split": trial.split,
-        "attempts": trial.attempts,
+        "seed": trial.seed,
+        "attempts": attempts(trial),
         "will_retry": trial.status != "failed",
+        "cause": trial.cause or None,
         "reason": trial.reason,
+        "traceback": trial.traceback,
     }
 
 

@@ -21,6 +21,16 @@ SELECTION_METRIC = "final/val_miou"
 REFERENCE_ROLES = ("joint", "finetune")
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt ended that did not finish."""
+
+    cause: str
+    """``diverged``, ``out_of_memory``, ``exception``, ``storage`` (it refused writes) or ``died`` (without a Python
+    error: killed, its machine lost); empty in journals of earlier versions."""
+    reason: str
+
+
 @dataclass(kw_only=True, slots=True)
 class TrialState:
     """One trial. Written by `SweepState.apply` alone; everyone else reads."""
@@ -54,12 +64,21 @@ class TrialState:
     reason: str = ""
     """Why it was stopped or last failed."""
     traceback: str = ""
+    failures: list[Failure] = field(default_factory=list)
+    """All since it was suggested, or handed out again after it had failed for good."""
+    charged: int = 0
+    """Failures that count against the restarts it is allowed, since the sweep was last started or resumed."""
     notes: list[str] = field(default_factory=list)
     """What its attempts had to tell, such as checkpoints that were passed over; each text once."""
 
     def total(self, metric: str) -> float:
         """The sum of all its points of a metric."""
         return sum(value for (name, _), (value, _) in self.points.items() if name == metric)
+
+    @property
+    def cause(self) -> str:
+        """Of the last failure; empty if it finished in spite of it, or never failed."""
+        return self.failures[-1].cause if self.failures and self.reason else ""
 
     @property
     def is_over(self) -> bool:
@@ -242,6 +261,7 @@ class SweepState:
         for trial in self.trials.values():
             if trial.status == "running":
                 trial.status = "pending"
+            trial.charged = 0
         self.ended = record["kind"] == "ended"
         self.ended_at = max(record["time"], self.created_at or 0.0) if self.ended else None
         self.end_status = record["status"] if self.ended else ""
@@ -280,11 +300,27 @@ def _ended(trial: TrialState, record: Record) -> None:
         trial.seconds = trial.ended_at - trial.attempt_started_at
 
 
+def _failed(trial: TrialState, record: Record) -> None:
+    if trial.status not in ("finished", "stopped"):
+        trial.failures.append(Failure(record.get("cause", ""), record.get("reason", "")))
+        trial.charged += bool(record.get("charged"))
+    _ended(trial, record)
+
+
+def _reopened(trial: TrialState, record: Record) -> None:
+    """The user asked for it again; it goes on from its checkpoint as if it had never failed."""
+    if trial.status == "failed":
+        trial.status, trial.reason, trial.traceback = "pending", "", ""
+        trial.ended_at, trial.seconds = None, None
+        trial.failures, trial.charged = [], 0
+
+
 _TRIAL_KINDS = {
     "placed": _placed,
     "started": _started,
     "reported": _reported,
     "stopped": _ended,
     "finished": _ended,
-    "failed": _ended,
+    "failed": _failed,
+    "reopened": _reopened,
 }

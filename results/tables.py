@@ -12,6 +12,7 @@ from rich.text import Text
 
 from results.rows import (
     Row,
+    attempts,
     failures,
     methods_table,
     notes_table,
@@ -27,6 +28,7 @@ __all__ = [
     "methods_table",
     "render_methods",
     "render_status",
+    "render_tracebacks",
     "render_winners",
     "status_json",
     "steps_table",
@@ -117,6 +119,8 @@ def render_status(
         parts.append(_failure_lines(failed))
     if notes := notes_table(state):
         parts.append(_note_lines(state, notes))
+    if any(_is_cut(trial) for trial in state.trials.values()):
+        parts.append(_cut_lines(state))
     return Group(*parts)
 
 
@@ -162,20 +166,48 @@ def _running_table(state: SweepState, running: list[TrialState]) -> Table:
 def _failure_lines(failed: list[TrialState]) -> Text:
     lines = []
     for trial in failed:
-        fate = "failed" if trial.status == "failed" else "failed once, trying again"
+        fate = "failed" if trial.status == "failed" else "failed, trying again"
         first_line = (trial.reason or "no reason given").splitlines()[0][:_REASON_CHARACTERS]
-        lines.append(f"trial {trial.number} {trial.split} {fate}: {first_line}")
+        lines.append(f"{_name(trial)} {fate}{_cause(trial)}: {first_line}")
     return Text("\n".join(lines), style="red")
 
 
 def _note_lines(state: SweepState, notes: list[Row]) -> Text:
     lines = []
     for row in notes:
-        first = state.trials[row["trials"][0]]
         others = f" and {len(row['trials']) - 1} more" if len(row["trials"]) > 1 else ""
-        name = f"trial {first.number}" if first.role == "trial" else first.role
-        lines.append(f"note of {name} {first.split}{others}: {row['note']}")
+        lines.append(f"note of {_name(state.trials[row['trials'][0]])}{others}: {row['note']}")
     return Text("\n".join(lines), style="yellow")
+
+
+def _cause(trial: TrialState) -> str:
+    if not trial.cause:
+        return ""
+    count = attempts(trial)
+    return f" ({trial.cause}, {count} attempt{'s' if count > 1 else ''})"
+
+
+def _name(trial: TrialState) -> str:
+    """``trial 3 5-5`` or ``joint 5-5``."""
+    return f"{trial.role} {trial.number} {trial.split}" if trial.role == "trial" else f"{trial.role} {trial.split}"
+
+
+def _is_cut(trial: TrialState) -> bool:
+    return bool(trial.tags.get("micro_batches", 1) > 1)
+
+
+def _cut_lines(state: SweepState) -> Text:
+    cut = filter(_is_cut, state.trials.values())
+    lines = [
+        f"{_name(trial)} ran out of memory: its batches go in {trial.tags['micro_batches']} pieces" for trial in cut
+    ]
+    return Text("\n".join(lines))
+
+
+def render_tracebacks(state: SweepState) -> Text:
+    """The traceback of the last failure of every trial that failed or is tried again."""
+    parts = [f"{_name(t)} seed {t.seed}{_cause(t)}:\n{t.traceback.strip() or t.reason}" for t in failures(state)]
+    return Text("\n\n".join(parts) or "no trial has failed")
 
 
 def _score(value: float | None) -> str:

@@ -19,6 +19,8 @@ from bacs.randomness import derive_seed
 from search_spaces.space import METHOD_KEY, Params, Space
 
 ALGORITHMS = ("tpe", "random", "grid")
+LOWEST = 0.0
+"""The smallest mean IoU there is: what a configuration counts as that failed before any other has finished."""
 RETRIES = 20
 """Draws after which a study that only finds configurations it already had is called exhausted."""
 
@@ -31,6 +33,15 @@ class Told:
     value: float | None
     """The objective; ``None`` while it runs, or if it failed."""
     failed: bool = False
+    """Nobody knows how good it is: the machine failed, not the configuration."""
+    worst: bool = False
+    """It failed by itself, so it counts as the worst value that its study has seen: a sampler that is told nothing
+    comes back to the same corner of the space."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its result is still to come."""
+        return self.value is None and not self.failed and not self.worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +92,29 @@ def _grid(space: Space, first: Sequence[Params]) -> list[Params]:
     return early + [params for params in combinations if params not in early]
 
 
+def _worst(history: Sequence[Told]) -> float:
+    return min((told.value for told in history if told.value is not None), default=LOWEST)
+
+
 def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))
+        worst = _worst(history)
         for told in history:
             if not settings.space.contains(told.params):
                 continue
-            if told.failed:
-                state = TrialState.FAIL
-            else:
-                state = TrialState.RUNNING if told.value is None else TrialState.COMPLETE
+            value = worst if told.worst else told.value
+            open_or_done = TrialState.RUNNING if value is None else TrialState.COMPLETE
+            state = TrialState.FAIL if told.failed else open_or_done
             dimensions = settings.space.dimensions_of(told.params)
             study.add_trial(
                 create_trial(
                     state=state,
                     params={d.name: told.params[d.key] for d in dimensions},
                     distributions={d.name: d.distribution() for d in dimensions},
-                    value=told.value,
+                    value=value,
                 )
             )
         trial = study.ask()

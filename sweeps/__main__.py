@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,15 @@ from bacs.errors import RequestError
 from results.errors import ResultsError, StorageRefusedError
 from results.journal import is_being_written
 from results.state import SweepState
-from results.tables import METHODS_WIDTH, render_methods, render_status, render_winners, status_json, write_csvs
+from results.tables import (
+    METHODS_WIDTH,
+    render_methods,
+    render_status,
+    render_tracebacks,
+    render_winners,
+    status_json,
+    write_csvs,
+)
 from results.tracking import Tracker
 from sweeps.checks import check_request
 from sweeps.data_command import data_app
@@ -106,16 +115,19 @@ def resume(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again too")] = False,
 ) -> None:
     """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint.
 
     It may go on with more trials, seeds, splits and references, another time budget, other resources, on another
-    cluster, and from a storage folder that was moved (--storage).
+    cluster, and from a storage folder that was moved (--storage). Trials that failed for good stay failed;
+    --retry-failed runs them again, from their own last checkpoint.
     """
     with _requests_checked():
         folder = _folder(name, storage)
         launch = {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
-        _run(edited(_existing_state(folder), folder.parent, overrides or [], launch))
+        sweep = edited(_existing_state(folder), folder.parent, overrides or [], launch)
+        _run(sweep, retry_failed=retry_failed)
 
 
 @app.command()
@@ -124,6 +136,7 @@ def status(
     storage: Storage = None,
     watch: Annotated[bool, typer.Option("--watch", help="keep showing while the sweep runs")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="print why trials failed, in full")] = False,
 ) -> None:
     """Show trials by state, the best so far per split, time left."""
     with _requests_checked():
@@ -132,6 +145,9 @@ def status(
         total = planned_total(settings_of(state, folder.parent), state)
         if as_json:
             typer.echo(json.dumps(status_json(state, total), indent=2))
+            return
+        if traceback:
+            Console().print(render_tracebacks(state), soft_wrap=True)
             return
         if not watch:
             Console().print(render_status(state, total))
@@ -211,9 +227,9 @@ def _requested(
     return check_request(compose_preset(preset, overrides or [], launch))
 
 
-def _run(sweep: SweepConfig) -> None:
+def _run(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     console = Console()
-    state = execute(sweep, console)
+    state = execute(sweep, console, retry_failed=retry_failed)
     console.print(render_winners(state))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
@@ -224,9 +240,23 @@ def _run(sweep: SweepConfig) -> None:
     if state.end_status == "interrupted":
         go_on = _command("resume", sweep.folder)
         lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")
+    lines += _failure_lines(state, sweep.folder)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if state.end_status != "finished":
         raise typer.Exit(FAILED)
+
+
+def _failure_lines(state: SweepState, folder: Path) -> list[str]:
+    """How many trials failed, of what, and what can be done about it."""
+    causes = Counter(trial.cause or "failed" for trial in state.trials.values() if trial.status == "failed")
+    if not causes:
+        return []
+    listed = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
+    return [
+        f"failed:    {causes.total()} of {len(state.trials)} trials ({listed})",
+        f"why:       {_command('status', folder)} --traceback",
+        f"again:     {_command('resume', folder)} --retry-failed",
+    ]
 
 
 def _command(command: str, folder: Path) -> str:

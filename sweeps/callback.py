@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.ledger import Ledger
 
 
 class JournalCallback(tune.Callback):
-    """Books reports, retries and failures."""
+    """Books reports and failures. Tune itself restarts pre-empted trials only; the ledger hands out all others anew."""
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
@@ -25,18 +27,20 @@ class JournalCallback(tune.Callback):
         if self._ledger is not None and "kind" in result:
             self._ledger.book_report(trial.config["trial"], result)
 
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        if self._ledger is not None:
+            self._ledger.drop(trial.config["trial"])
+
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        lost = _lost_its_node(trial)
-        if lost:
-            trial.run_metadata.num_failures -= 1  # Tune itself leaves out only what its autoscaler drained
-        self._failed(trial, will_retry=True, lost_node=lost)
+        self._failed(trial, will_retry=True, lost_node=_lost_its_node(trial))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._failed(trial, will_retry=False, lost_node=_lost_its_node(trial))
 
     def _failed(self, trial: TuneTrial, *, will_retry: bool, lost_node: bool) -> None:
         if self._ledger is not None:
-            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost_node)
+            told = _last_error(trial)
+            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost_node, ray_text=told)
 
     def __reduce__(self) -> tuple[Callable[..., JournalCallback], tuple[None]]:
         return (JournalCallback, (None,))  # Tune pickles its settings once; the ledger belongs to the living driver
@@ -46,6 +50,15 @@ def _lost_its_node(trial: TuneTrial) -> bool:
     """Whether the machine went away under a trial: pre-empted, drained, crashed."""
     error = trial.get_pickled_error()
     return isinstance(error, RayActorError) and (error.preempted or "its node has died" in str(error))
+
+
+def _last_error(trial: TuneTrial) -> str:
+    """Ray's text on the newest failure; Tune appends them to one file, each under a line of its own."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
+    return text.rpartition("Failure # ")[2].partition("\n")[2].strip()
 
 
 class Draining(tune.Stopper):
@@ -62,3 +75,22 @@ class Draining(tune.Stopper):
 
     def __reduce__(self) -> tuple[Callable[..., Draining], tuple[None]]:
         return (Draining, (None,))
+
+
+def let_trials_die() -> None:
+    """Has Tune take every way in which Ray tells that a worker is gone for the end of its trial.
+
+    Ray 2.60 knows two: the actor's death, and an error in it. When Ray's memory monitor kills a worker, or a node goes
+    at a bad moment, neither comes, and the "unexpected exception" ends the whole sweep.
+    """
+    handle = RayActorManager._actor_task_failed
+    if getattr(handle, "takes_all_errors", False):
+        return
+
+    def handle_all(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        handle(self, tracked_actor_task, exception)
+
+    handle_all.takes_all_errors = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = handle_all

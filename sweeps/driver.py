@@ -39,8 +39,13 @@ RAY_SHUTDOWN_SECONDS = 60.0
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
-def execute(sweep: SweepConfig, console: Console) -> SweepState:
+def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False) -> SweepState:
     """Runs whatever of the sweep is not over yet and returns what it came to.
+
+    Args:
+        sweep: a checked one.
+        console: for progress.
+        retry_failed: also run again what has failed for good.
 
     Raises:
         ResultsError: another process runs this sweep, or its journal is damaged.
@@ -154,7 +159,8 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
         for trial in ended:
             told.add(trial.key)
             value = trial.final.get("final/val_miou")
-            text = f"val mIoU {value:.4f}" if value is not None else trial.reason
+            why = f"{trial.cause}: {trial.reason}".splitlines()[0]
+            text = f"val mIoU {value:.4f}" if value is not None else why
             name = f"{trial.role} {trial.number}" if trial.role == "trial" else trial.role
             line = f"[{len(told)}/{total}] {trial.status}: {name}, split {trial.split}, seed {trial.seed}: {text}"
             console.print(line, markup=False, highlight=False)
@@ -169,9 +175,10 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
     from ray import tune
 
     from search_spaces.searcher import SweepSearcher
-    from sweeps.callback import Draining, JournalCallback
+    from sweeps.callback import Draining, JournalCallback, let_trials_die
     from trainables.trial import train_trial
 
+    let_trials_die()
     guard.listen()
     guard.is_lost = watch_ray()
     try:
@@ -189,7 +196,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
             run_config=tune.RunConfig(
                 name=f"driver-{uuid.uuid4().hex[:8]}",
                 storage_path=str(sweep.folder / "tune"),
-                failure_config=tune.FailureConfig(max_failures=sweep.launch.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # what is tried again the ledger hands out anew
                 stop=Draining(guard.draining),
                 callbacks=[JournalCallback(ledger)],
                 verbose=0,

@@ -17,6 +17,7 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig
 from sweeps.trials import Trial, make_trial, placed, split_name
 from trainables.folder import TrialFolder
@@ -62,6 +63,7 @@ class Ledger:
         self._journal = journal
         self._lock = threading.RLock()
         self._out: set[str] = set()  # handed out by this driver
+        self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
 
@@ -82,6 +84,7 @@ class Ledger:
                 self._suggest_more()
                 waiting = self._unfinished()
             if waiting is not None:
+                self.folder_of(waiting.key).take_error()  # of an attempt whose end no driver saw
                 self._out.add(waiting.key)
                 self._place(waiting)
             return waiting
@@ -89,23 +92,26 @@ class Ledger:
     def next_config(self) -> dict[str, Any] | None:
         """What Tune is given: only where the trial's folder is; everything else is read there."""
         trial = self.next_trial()
-        return None if trial is None else {"trial": trial.key, "folder": str(self.folder_of(trial.key).path)}
+        if trial is None:
+            return None
+        pieces = extra_pieces(self.state.trials[trial.key])
+        return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces}
 
     def exhausted(self) -> bool:
-        """Whether nothing will be handed out any more: every trial is over, or time is up.
+        """Whether nothing will ever follow: time is up, or every trial is over or was ended by Tune.
 
-        A trial that is under way may have to be handed out again, if the node that it runs on is lost.
+        A trial that is under way may fail, or lose its node, and follow once more.
         """
         with self._lock:
-            return self._is_time_up() or self._is_complete()
+            return self._is_time_up() or self._is_complete(self._dropped)
 
     def _is_time_up(self) -> bool:
         late = self.deadline is not None and time.monotonic() > self.deadline
         return late or self._closed or self.stopping.is_set()
 
-    def _is_complete(self) -> bool:
+    def _is_complete(self, besides: Container[str] = ()) -> bool:
         trials = self.state.trials.values()
-        return len(trials) >= self.total and all(trial.is_over for trial in trials)
+        return len(trials) >= self.total and all(trial.is_over or trial.key in besides for trial in trials)
 
     def _unfinished(self) -> Trial | None:
         for known in self.state.trials.values():
@@ -159,7 +165,7 @@ class Ledger:
             return None
         visible = max(0, len(suggested) - search.lag)
         history = [self._told(trials) for trials in suggested]
-        if any(told.value is None and not told.failed for told in history[:visible]):
+        if any(told.is_open for told in history[:visible]):
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
         settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
@@ -177,13 +183,18 @@ class Ledger:
         return [groups[number] for number in sorted(groups)]
 
     def _told(self, trials: list[TrialState]) -> Told:
+        """The mean over the seeds, once all are over, so that it does not depend on which was first."""
         params = trials[0].params
-        if any(trial.status == "failed" for trial in trials):
-            return Told(params, None, failed=True)
+        seeds = len(self.sweep.search.seeds)
+        if len(trials) < seeds or not all(trial.is_over for trial in trials):
+            return Told(params, None)
+        if any(trial.status == "failed" and trial.cause in OWN_FAULTS for trial in trials):
+            return Told(params, None, worst=True)
         values = [trial.final.get(SELECTION_METRIC) for trial in trials if trial.status == "finished"]
         numbers = [value for value in values if value is not None]
-        complete = len(numbers) == len(self.sweep.search.seeds)
-        return Told(params, sum(numbers) / len(numbers) if complete else None)
+        if len(numbers) < seeds:
+            return Told(params, None, failed=True)
+        return Told(params, sum(numbers) / seeds)
 
     def _place(self, trial: Trial) -> None:
         """Writes the configuration that the trial's process reads, as resources and folders are now."""
@@ -219,6 +230,8 @@ class Ledger:
             known = self.state.trials[key]
             if report["kind"] == "started":
                 tags = {"stage.0": report["stage.0"]}
+                if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
+                    tags["micro_batches"] = report.get("pieces", 1)
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
@@ -228,23 +241,43 @@ class Ledger:
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
 
-    def book_failure(self, key: str, *, will_retry: bool, lost_node: bool = False) -> None:
-        """Books the death of a trial's attempt, with the reason that it left in its folder, if it had time to.
+    def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
+        """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
 
         Args:
             key: of the trial.
-            will_retry: whether Tune starts it again by itself.
-            lost_node: whether it died with its machine, which is never the trial's failure: where Tune gave it up it
-                is handed out anew.
+            will_retry: whether Tune starts it again by itself, as it does after a pre-emption alone.
+            lost_node: whether it died with its machine, which is never the trial's failure.
+            ray_text: what Ray tells of it, for the case that the trial had no time to leave its error in its folder.
         """
         with self._lock:
-            if self._closed or self.stopping.is_set() or self.state.trials[key].is_over:
+            known = self.state.trials[key]
+            if self._closed or self.stopping.is_set():
+                return  # the attempt was ended, it did not fail
+            left = self.folder_of(key).take_error()
+            if known.is_over:
                 return
-            reason = "its node was lost" if lost_node else "the worker process died without a Python error"
-            error = self.folder_of(key).take_error() or {"reason": reason, "traceback": ""}
-            self._book("failed", trial=key, will_retry=will_retry or lost_node, **error)
-            if lost_node and not will_retry:
+            ending = Ending(**left, lost_node=lost_node) if left else ending_of(ray_text, lost_node=lost_node)
+            retried = will_retry or is_retried(known, ending, self.sweep.launch.max_failures)
+            told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
+            charged = ending.is_charged and not will_retry
+            self._book("failed", trial=key, will_retry=retried, charged=charged, **told)
+            if retried and not will_retry:
                 self._out.discard(key)
+
+    def drop(self, key: str) -> None:
+        """Tune has ended a trial that is not over; whoever resumes the sweep goes on with it."""
+        with self._lock:
+            if not self.state.trials[key].is_over:
+                self._dropped.add(key)
+
+    def reopen_failed(self) -> None:
+        """Has the trials that failed for good tried again, as if they had never failed, from their checkpoints."""
+        with self._lock:
+            for known in list(self.state.trials.values()):
+                if known.status == "failed":
+                    self._book("reopened", trial=known.key)
+                    self._out.discard(known.key)
 
     def close(self) -> None:
         """Books how the sweep ended, once; nothing can be booked after that."""

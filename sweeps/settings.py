@@ -38,8 +38,10 @@ class LaunchSettings:
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
     max_failures: int = knob(2, ge=0)
-    """Times a trial that died is started again, each time from its own last checkpoint. A node that was lost,
-    drained or pre-empted is never counted."""
+    """Times a trial that was killed or raised an exception is started again, from its own last checkpoint, counted
+    anew by every `resume`. Of these: never after a divergence or the same exception twice, always after its machine was
+    lost, drained or pre-empted. Running out of memory does not count: it is tried once more, with every batch in two
+    pieces."""
     time_budget_minutes: float | None = knob(None, gt=0)
     """Stops handing out work after this time, counted anew by every driver; `resume` goes on."""
 

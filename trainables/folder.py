@@ -16,6 +16,7 @@ from bacs.bundle import clean_bundles
 from bacs.patience import patiently
 
 LOCK_PATIENCE_SECONDS = 120.0
+_ERROR_FIELDS = ("cause", "reason", "traceback")
 
 _log = logging.getLogger(__name__)
 
@@ -55,20 +56,28 @@ class TrialFolder:
     def read_config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
-    def write_error(self, reason: str, traceback: str) -> None:
-        """Tells the driver why this attempt ends, if storage lets it: the error itself must get out in any case."""
+    def write_error(self, cause: str, reason: str, traceback: str) -> None:
+        """Tells the driver why this attempt ends, if storage lets it: the error itself must get out in any case.
+
+        Args:
+            cause: one of :mod:`trainables.causes`.
+            reason: in a line or a few.
+            traceback: all of it.
+        """
         with contextlib.suppress(OSError):
-            _write_json(self.path / "error.json", {"reason": reason, "traceback": traceback})
+            _write_json(self.path / "error.json", {"cause": cause, "reason": reason, "traceback": traceback})
 
     def take_error(self) -> dict[str, str] | None:
         """The error of the attempt that just ended, once; ``None`` if it died without a word."""
         path = self.path / "error.json"
         try:
             error = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        path.unlink(missing_ok=True)
-        return error
+        except (OSError, ValueError, RecursionError):
+            error = None
+        with contextlib.suppress(OSError):  # also one that nobody can read: it must not be taken for the next attempt's
+            path.unlink(missing_ok=True)
+        known = isinstance(error, dict) and all(isinstance(error.get(name), str) for name in _ERROR_FIELDS)
+        return {name: error[name] for name in _ERROR_FIELDS} if known else None
 
     @contextlib.contextmanager
     def claim(self, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> Iterator[None]:

@@ -20,11 +20,15 @@ from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.outputs import Outputs
 from bacs.run import ContinualRun
+from trainables.failures import cause_of
 from trainables.folder import TrialFolder
 
 
 def train_trial(config: dict[str, Any]) -> None:
     """Runs the trial whose folder ``config["folder"]`` names, from wherever its checkpoints stand.
+
+    ``config["pieces"]`` cuts every batch, and what is evaluated at a time, into so many pieces more than the
+    configuration asks for: the way out after the trial ran out of memory.
 
     Every report carries ``kind`` (started, epoch, step, final, note), ``step`` (1-based count of finished continual
     steps), ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history
@@ -33,20 +37,32 @@ def train_trial(config: dict[str, Any]) -> None:
     die_with(os.getppid())  # a worker that outlives its raylet would go on, unheard, beside the next attempt
     folder = TrialFolder(Path(config["folder"]))
     with folder.claim():
+        folder.take_error()  # of an attempt whose end no driver saw
         try:
-            _train(folder)
+            _train(folder, config.get("pieces", 1))
         except Exception as error:
-            folder.write_error(f"{type(error).__name__}: {error}", traceback.format_exc())
+            _leave_word(folder, error)
             raise
 
 
-def _train(folder: TrialFolder) -> None:
-    config = RunConfig.from_dict(folder.read_config())
+def _leave_word(folder: TrialFolder, error: Exception) -> None:
+    """For the driver, who would see a text of Ray's only, or nothing at all if this process was about to be killed."""
+    told = cause_of(error), f"{type(error).__name__}: {error}", traceback.format_exc()
+    traceback.clear_frames(error.__traceback__)  # memory may be what is missing
+    folder.write_error(*told)
+
+
+def _train(folder: TrialFolder, pieces: int) -> None:
+    values = folder.read_config()
+    training = values["training"]
+    training["micro_batches"] = training.get("micro_batches", 1) * pieces
+    training["eval_batch_size"] = max(1, training["eval_batch_size"] // pieces)
+    config = RunConfig.from_dict(values)
     with local_ranks(config, folder.checkpoints):
-        _drive(ContinualRun(config), folder)
+        _drive(ContinualRun(config), folder, pieces)
 
 
-def _drive(run: ContinualRun, folder: TrialFolder) -> None:
+def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1) -> None:
     def notice(text: str) -> None:
         _report("note", run.steps_done, run.epochs_done, [], notes=[text])
 
@@ -55,7 +71,8 @@ def _drive(run: ContinualRun, folder: TrialFolder) -> None:
     run.restore(checkpoints.latest())
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
     place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "stage.0": first_stage}
-    place["notes"] = [*run.notes, *checkpoints.notes]
+    place["notes"] = [*run.notes, *checkpoints.notes, *_note_on(pieces, run.config)]
+    place["pieces"] = pieces
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
     for event in run.events():
         if isinstance(event, EpochEnded):
@@ -70,6 +87,17 @@ def _drive(run: ContinualRun, folder: TrialFolder) -> None:
         elif isinstance(event, RunEnded):
             outputs.write(run.history())  # again, in case the last attempt ended before it could
             _report("final", run.steps_done, run.epochs_done, [], final=event.final)
+
+
+def _note_on(pieces: int, config: RunConfig) -> list[str]:
+    if pieces == 1:
+        return []
+    training = config.training
+    return [
+        f"goes on in less memory: every batch of {training.batch_size} images in {training.micro_batches} pieces "
+        f"(training.micro_batches), {training.eval_batch_size} images at a time in evaluation; same images, "
+        "optimisation steps and schedule"
+    ]
 
 
 def _report(

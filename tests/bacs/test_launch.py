@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bacs.bundle import load_bundle
+from bacs.launch import RankDiedError, RankError, _last_word, _raise_for_other_ranks
 from tests.conftest import TINY
 
 EXACT = [
@@ -72,11 +73,13 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("victim", ["rank 0", "rank 1"])
 def test_no_rank_outlives_another(tmp_path, digits_cache, victim):
     overrides = [*TINY, "training.epochs=50", f"dataset.cache={digits_cache}", "training.n_gpus=2"]
-    process = subprocess.Popen(
-        command(*overrides, f"training.ckpt_dir={tmp_path}", "training.exp_name=killed"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    errors = tmp_path / "errors.txt"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            command(*overrides, f"training.ckpt_dir={tmp_path}", "training.exp_name=killed"),
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+        )
     try:
         deadline = time.monotonic() + 100
         while not list((tmp_path / "killed").glob("epoch-*")):
@@ -89,9 +92,27 @@ def test_no_rank_outlives_another(tmp_path, digits_cache, victim):
         while alive(child):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        assert ("RankDiedError: rank 1 died (exit code -9)" in errors.read_text()) == (victim == "rank 1")
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_error_of_another_rank_is_told_and_rank_0_keeps_its_own(tmp_path):
+    broken = RuntimeError("Connection closed by peer")
+    failed = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    at_work = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        _raise_for_other_ranks([at_work], tmp_path, broken)
+        with pytest.raises(RankDiedError, match="rank 2 died"):
+            _raise_for_other_ranks([at_work, failed], tmp_path, broken)
+        _last_word(tmp_path, 2).write_text("MemoryError: ")
+        with pytest.raises(RankError, match="rank 2: MemoryError"):
+            _raise_for_other_ranks([at_work, failed], tmp_path, broken)
+    finally:
+        at_work.kill()
+        at_work.wait()
+        failed.wait()
 
 
 def _command_of(pid: int) -> str:

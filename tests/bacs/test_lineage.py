@@ -50,6 +50,7 @@ def test_splits_with_the_same_first_step_share_it(key):
 
 def test_fields_that_never_act_leave_the_identity_alone(tiny_config):
     same = ["training.val_every=2", "training.ckpt_dir=x", "training.eval_batch_size=7", "dataset.cache=/tmp"]
+    same.append("training.micro_batches=3")
     assert len({run_identity(tiny_config(text)) for text in same} | {run_identity(tiny_config())}) == 1
     assert run_identity(tiny_config("loss.lkd=1")) != run_identity(tiny_config())
 

@@ -62,6 +62,36 @@ def test_a_failure_that_is_tried_again_is_pending_and_a_final_one_is_failed(scri
     assert (fold(scribe).trials[key].status, fold(scribe).trials[key].reason) == ("finished", "")
 
 
+def test_causes_are_kept_until_a_trial_is_reopened(scribe):
+    scribe.created()
+    key = scribe.suggest(0)
+    told = {"trial": key, "reason": "MemoryError: ", "traceback": "tb"}
+    scribe.journal.append("failed", **told, cause="out_of_memory", will_retry=True, charged=False)
+    scribe.journal.append("failed", **told | {"reason": "killed"}, cause="died", will_retry=True, charged=True)
+    trial = fold(scribe).trials[key]
+    assert (trial.status, trial.cause, trial.charged) == ("pending", "died", 1)
+    assert [failure.cause for failure in trial.failures] == ["out_of_memory", "died"]
+    scribe.journal.append("resumed", driver={})
+    assert (fold(scribe).trials[key].charged, len(fold(scribe).trials[key].failures)) == (0, 2)
+    scribe.journal.append("failed", **told, cause="out_of_memory", will_retry=False, charged=False)
+    assert (fold(scribe).trials[key].status, fold(scribe).trials[key].cause) == ("failed", "out_of_memory")
+    scribe.journal.append("reopened", trial=key)
+    trial = fold(scribe).trials[key]
+    assert (trial.status, trial.cause, trial.reason, trial.failures) == ("pending", "", "", [])
+    scribe.start(key)
+    scribe.finish(key)
+    scribe.journal.append("reopened", trial=key)  # only what has failed is run again
+    assert fold(scribe).trials[key].status == "finished"
+
+
+def test_journals_of_earlier_versions_have_failures_without_a_cause(scribe):
+    scribe.created()
+    key = scribe.suggest(0)
+    scribe.journal.append("failed", trial=key, reason="ValueError: x", traceback="tb", will_retry=False)
+    trial = fold(scribe).trials[key]
+    assert (trial.status, trial.cause, trial.reason, len(trial.failures)) == ("failed", "", "ValueError: x", 1)
+
+
 def test_a_new_driver_finds_no_trial_running_and_keeps_what_is_over(scribe):
     scribe.created()
     scribe.run_trial(0)

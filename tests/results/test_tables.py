@@ -10,6 +10,7 @@ from results.tables import (
     methods_table,
     render_methods,
     render_status,
+    render_tracebacks,
     render_winners,
     status_json,
     trials_table,
@@ -134,6 +135,29 @@ def test_status_of_a_sweep_that_has_not_begun_and_of_one_that_ended(scribe):
     scribe.created()
     scribe.end("interrupted")
     assert "ended: interrupted" in text(render_status(SweepState.load(scribe.path)))
+
+
+def test_failures_are_shown_with_cause_attempts_and_traceback(scribe):
+    scribe.created()
+    bad, cut = scribe.suggest(0), scribe.suggest(1, role="joint")
+    told = {"reason": "DivergedError: [nan]\nmore", "traceback": "Traceback\n  [somewhere]"}
+    scribe.journal.append("failed", trial=bad, cause="diverged", will_retry=False, charged=False, **told)
+    memory = {"cause": "out_of_memory", "reason": "MemoryError: ", "traceback": ""}
+    scribe.journal.append("failed", trial=cut, will_retry=True, charged=False, **memory)
+    state = SweepState.load(scribe.path)
+    shown = text(render_status(state))
+    assert "trial 0 2-2 failed (diverged, 1 attempt): DivergedError: [nan]\n" in shown.replace(" \n", "\n")
+    assert "joint 2-2 failed, trying again (out_of_memory, 1 attempt): MemoryError" in shown
+    assert "trial 0 2-2 seed 0 (diverged, 1 attempt):\nTraceback\n  [somewhere]" in text(render_tracebacks(state))
+    (first, second) = status_json(state)["failures"]
+    assert (first["cause"], first["attempts"], first["traceback"]) == ("diverged", 1, "Traceback\n  [somewhere]")
+    assert (second["cause"], second["will_retry"]) == ("out_of_memory", True)
+    assert [row["cause"] for row in trials_table(state)] == ["diverged", "out_of_memory"]
+    scribe.journal.append("started", trial=cut, attempt=2, host="h", pid=1, tags={"micro_batches": 2})
+    scribe.finish(cut)
+    state = SweepState.load(scribe.path)
+    assert "joint 2-2 ran out of memory: its batches go in 2 pieces" in text(render_status(state))
+    assert [row["cause"] for row in trials_table(state)] == ["diverged", ""]
 
 
 def test_status_as_json(sweep, scribe):

@@ -62,6 +62,19 @@ def test_running_and_failed_trials_are_part_of_the_history():
         assert propose(settings("tpe"), told) is not None
 
 
+def test_what_failed_by_itself_counts_as_the_worst_value_seen():
+    history = play("tpe", 8)
+    last = history[-1].params
+    worst = min(told.value for told in history[:-1])
+    assert propose(settings("tpe"), [*history[:-1], Told(last, None, worst=True)]) == propose(
+        settings("tpe"), [*history[:-1], Told(last, worst)]
+    )
+    alone = [Told(told.params, None, worst=True) for told in history]
+    assert propose(settings("tpe"), alone) == propose(settings("tpe"), [Told(told.params, 0.0) for told in history])
+    silent = [Told(told.params, None, failed=True) for told in history]
+    assert propose(settings("tpe"), alone) != propose(settings("tpe"), silent)
+
+
 def test_the_default_comes_first_and_may_lie_outside_the_space():
     default = {"loss.buffer_size": 300, "loss.prototype_margin": 0.0, "loss.lkd": 0.05}
     assert propose(settings("tpe"), [], [default]) == default

@@ -10,8 +10,8 @@ LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri", "
 COMMANDS = {
     "plan": LAUNCH,
     "run": LAUNCH,
-    "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional"},
-    "status": {"name", "storage", "watch", "as_json"},
+    "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional", "retry_failed"},
+    "status": {"name", "storage", "watch", "as_json", "traceback"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
     "data verify": {"dataset", "overrides", "workers", "as_json"},

@@ -41,7 +41,15 @@ def test_config_and_error_round_trip(tmp_path):
     folder.write_config({"loss": {"lkd": 0.5}})
     assert folder.read_config() == {"loss": {"lkd": 0.5}}
     assert folder.take_error() is None
-    folder.write_error("ValueError: x", "Traceback ...")
-    assert folder.take_error() == {"reason": "ValueError: x", "traceback": "Traceback ..."}
+    folder.write_error("exception", "ValueError: x", "Traceback ...")
+    assert folder.take_error() == {"cause": "exception", "reason": "ValueError: x", "traceback": "Traceback ..."}
     assert folder.take_error() is None
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.json"]
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"reason": 1}', '{"reason": "x"}'])
+def test_an_error_that_cannot_be_read_is_none_and_goes(tmp_path, garbage):
+    folder = TrialFolder(tmp_path)
+    (tmp_path / "error.json").write_text(garbage)
+    assert folder.take_error() is None
+    assert not list(tmp_path.iterdir())

@@ -50,7 +50,7 @@ def test_an_error_that_cannot_be_stored_does_not_hide_behind_another(small_disk)
     folder = TrialFolder(small_disk.path / "trial")
     folder.path.mkdir()
     small_disk.fill()
-    folder.write_error("ValueError: x", "Traceback ..." * 1000)
+    folder.write_error("exception", "ValueError: x", "Traceback ..." * 1000)
     small_disk.free()
     assert folder.take_error() is None
     assert not list(folder.path.iterdir())

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import errno
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bacs.launch import RankDiedError, RankError
+from bacs.patience import StorageRefusedError
+from bacs.run import DivergedError
+from trainables.failures import cause_of
+from trainables.folder import TrialBusyError
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (DivergedError("the loss is not finite"), "diverged"),
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (RankError("rank 1: OutOfMemoryError: CUDA out of memory"), "out_of_memory"),
+        (RankError("rank 1: ValueError: boom"), "exception"),
+        (RankDiedError("rank 1 died (exit code -9)"), "died"),
+        (TrialBusyError("x is still locked by another process"), "died"),
+        (StorageRefusedError("gave up writing a checkpoint"), "storage"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage"),
+        (OSError(errno.EACCES, "Permission denied"), "exception"),
+        (ValueError("an image is out of memory bounds"), "exception"),
+        (RuntimeError("shape mismatch"), "exception"),
+    ],
+)
+def test_causes(error, cause):
+    assert cause_of(error) == cause
+
+
+GREEDY = """
+import resource
+import torch
+from trainables.failures import cause_of
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))
+for allocate in (lambda: torch.empty(8 << 30, dtype=torch.uint8), lambda: bytearray(8 << 30)):
+    try:
+        allocate()
+    except Exception as error:
+        print(type(error).__name__, cause_of(error))
+"""
+
+
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY, reason="memory is limited")
+def test_what_torch_and_python_really_raise():
+    done = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["RuntimeError out_of_memory", "MemoryError out_of_memory"]

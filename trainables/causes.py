@@ -1,0 +1,30 @@
+"""The causes for which an attempt of a trial fails. They decide whether it is tried again."""
+
+from __future__ import annotations
+
+DIVERGED = "diverged"
+"""The loss became NaN or infinite. Deterministic: it would again."""
+OUT_OF_MEMORY = "out_of_memory"
+"""Of a GPU or of the machine."""
+EXCEPTION = "exception"
+"""Any other Python error."""
+DIED = "died"
+"""A process ended without a Python error: killed, pre-empted, the machine lost."""
+
+STORAGE = "storage"
+"""It refused writes for longer than is worth waiting: a fault of the machine."""
+
+_MEMORY_WORDS = (
+    "out of memory",
+    "OutOfMemoryError",
+    "MemoryError",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "STATUS_ALLOC_FAILED",
+)
+"""In the messages of CUDA and its libraries, of torch's CPU allocator and of the kernel."""
+
+
+def tells_of_memory(message: str) -> bool:
+    """Whether an error's message says that memory ran out; torch has no type for all of them."""
+    return any(words in message for words in _MEMORY_WORDS)
