@@ -157,7 +157,7 @@ def _requests_checked() -> Iterator[None]:
         raise told(error, "; nothing was started") from None
     except ResultsError as error:
         Console(stderr=True).print(
-            f"[bold red]{error.message}[/]\n    -> {error.hint}", highlight=False, soft_wrap=True
+            f"{error.message}\n    -> {error.hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
         )
         raise typer.Exit(WRONG_REQUEST) from None
 

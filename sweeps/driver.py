@@ -20,11 +20,11 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from bacs.errors import RequestError
 from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
+from sweeps.cluster import address_of, private_token, refusal, stay_on_loopback
 from sweeps.ledger import Ledger, trials_at_once
 from sweeps.settings import SweepConfig
 
@@ -64,8 +64,10 @@ def execute(sweep: SweepConfig, console: Console) -> SweepState:
             ledger.book("ended", status="failed" if failed else "finished" if over else "interrupted")
             if not tracker.close(DRAIN_SECONDS):
                 console.print(
-                    f"[yellow]the tracking server {sweep.tracking_uri} is behind ({tracker.last_error}); "
-                    f"nothing is lost: `python -m sweeps sync {sweep.launch.name}` brings it up to date[/]"
+                    f"the tracking server {sweep.tracking_uri} is behind ({tracker.last_error}); "
+                    f"nothing is lost: `python -m sweeps sync {sweep.launch.name}` brings it up to date",
+                    style="yellow",
+                    markup=False,
                 )
     return state
 
@@ -125,6 +127,7 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
 def _tune(ledger: Ledger) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    stay_on_loopback(ledger.sweep.launch.address)
     import ray
     from ray import tune
 
@@ -162,19 +165,19 @@ def _tune(ledger: Ledger) -> None:
 
 def _start_ray(sweep: SweepConfig) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = sweep.launch.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        ray.init(address="local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)), **options)
+    address = address_of(sweep.launch.address)
+    if address is None:
+        with private_token():
+            ray.init(address="local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)), **options)
         return
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError.of(
-            "sweep.address", f"{address}: {error}", "start the cluster, or drop --address and RAY_ADDRESS"
-        ) from None
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        raise refusal(address, error) from None
 
 
 @contextmanager

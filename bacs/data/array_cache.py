@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bacs.errors import Fault
+
 Arrays = dict[str, NDArray[Any]]
 
 _INDEX = "checksums.json"
 _ATTEMPTS = 5
+
+
+def cache_faults(cache: Path) -> list[Fault]:
+    """The cache folder may be absent; then the first folder above it that exists must be writable."""
+    where, remedy = "dataset.cache", "set dataset.cache to a writable folder"
+    try:
+        existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
+    except OSError as error:
+        return [Fault(where, f"is {cache}: {error.strerror}", remedy)]
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
+    return [Fault(where, f"is {cache}, but {existing} {rule}", remedy)]
 
 
 def load_or_make(folder: Path, names: Iterable[str], make: Callable[[], Arrays]) -> Arrays:

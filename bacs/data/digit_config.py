@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bacs.data.array_cache import cache_faults
 from bacs.data.digit_source import mnist_faults
 from bacs.errors import Fault, RequestError
 from bacs.schema import knob, parse
@@ -25,15 +25,15 @@ class DigitsConfig:
     """Folder that keeps generated scenes."""
     seed: int = knob(0, ge=0, le=2**32 - 1)
     """Of the scenes and of the share of digit images that each subset draws on."""
-    canvas: int = knob(60, ge=8)
+    canvas: int = knob(60, ge=8, le=4096)
     """Height and width of a scene, in pixels."""
     digit_size: int = knob(28, ge=4)
     """Height and width of a digit's tile, in pixels; at most ``canvas``."""
-    train_scenes: int = knob(1000, ge=1)
+    train_scenes: int = knob(1000, ge=1, le=1_000_000)
     """Number of training scenes."""
-    val_scenes: int = knob(250, ge=1)
+    val_scenes: int = knob(250, ge=1, le=1_000_000)
     """Number of validation scenes."""
-    test_scenes: int = knob(500, ge=1)
+    test_scenes: int = knob(500, ge=1, le=1_000_000)
     """Number of test scenes."""
     min_digits: int = knob(2, ge=1)
     """Fewest digits drawn for a scene; it holds fewer where the canvas has no room left."""
@@ -67,7 +67,7 @@ def check(config: DigitsConfig) -> list[Fault]:
         )
     if config.source == "mnist":
         faults += mnist_faults(config.root, download=config.download)
-    return faults + _cache_faults(Path(config.cache))
+    return faults + cache_faults(Path(config.cache))
 
 
 def _range_faults(config: DigitsConfig) -> list[Fault]:
@@ -77,12 +77,3 @@ def _range_faults(config: DigitsConfig) -> list[Fault]:
     except RequestError as error:
         return list(error.faults)
     return []
-
-
-def _cache_faults(cache: Path) -> list[Fault]:
-    """The cache folder may be absent; then the first folder above it that exists must be writable."""
-    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
-    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bacs.data.array_cache import cache_faults
 from bacs.data.class_index import load_presence
 from bacs.data.file_scenes import FileScenes
 from bacs.data.layout import Layout, Pair, raise_faults
@@ -145,7 +145,7 @@ def check_files(config: FilesConfig, needed: Sequence[str], source: str) -> list
     if isinstance(config.crop_size, list) and len(config.crop_size) != 2:
         problem = f"is {config.crop_size}, but a list must be [height, width]"
         faults.append(Fault("dataset.crop_size", problem, "give one number for a square, or two"))
-    return faults + _root_faults(config.root, needed, source) + _cache_faults(Path(config.cache))
+    return faults + _root_faults(config.root, needed, source) + cache_faults(Path(config.cache))
 
 
 def dataset_root(config: FilesConfig) -> Path:
@@ -206,19 +206,14 @@ def _root_faults(root: str | None, needed: Sequence[str], source: str) -> list[F
     where = "dataset.root"
     if root is None:
         return [Fault(where, f"is not set, but must be the folder that holds {needed[0]}", source)]
-    if not Path(root).is_dir():
+    try:
+        is_folder = Path(root).is_dir()
+    except OSError:  # its name is too long for the disk
+        is_folder = False
+    if not is_folder:
         return [Fault(where, f"is {root}, which is not a folder", source)]
     absent = [name for name in needed if not (Path(root) / name).exists()]
     return [Fault(where, f"is {root}, which lacks {', '.join(absent)}", source)] if absent else []
-
-
-def _cache_faults(cache: Path) -> list[Fault]:
-    """The cache folder may be absent; then the first folder above it that exists must be writable."""
-    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
-    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]
 
 
 def _some(names: Sequence[str]) -> str:
