@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import uuid
 from pathlib import Path
@@ -59,7 +60,9 @@ def load_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if _digest(path) != meta["sha256"]:
             raise BundleError(f"{path}: the checksum does not match, the file is damaged")
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except pickle.UnpicklingError as error:
+        raise BundleError(f"{path}: holds more than tensors and plain values, such as code; not loaded") from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise BundleError(f"{path}: {error}") from error
     return tensors, meta["meta"]
 

@@ -18,7 +18,10 @@ TOKEN = Path(".ray") / "auth_token"
 _SUPPORTS_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _ADDRESS = re.compile(r"\[?(?P<host>[^\[\]/\s]+?)\]?:(?P<port>\d{1,5})")
 _REMEDY = "give HOST:PORT of a running cluster (`ray start --head` prints it), or drop --address and RAY_ADDRESS"
-_LOGIN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that holds the token of the cluster"
+_LOGIN = (
+    "if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds it; "
+    "else look at the port, and that the cluster has this version of Ray"
+)
 
 
 def address_of(asked: str | None) -> str | None:
@@ -63,11 +66,9 @@ def private_token() -> Iterator[None]:
 
 
 def refusal(address: str, error: Exception) -> RequestError:
-    """What Ray's error on connecting to a cluster means for the user."""
-    from ray.exceptions import AuthenticationError
+    """What Ray's error on connecting to a cluster means for the user.
 
-    reason = " ".join(str(error).split())
-    if isinstance(error, AuthenticationError) or "auth" in reason.lower():
-        problem = f"is {address}, which asks for a token: {reason.partition('. ')[0]}"
-        return RequestError.of("sweep.address", problem, _LOGIN)
-    return RequestError.of("sweep.address", f"is {address}: {reason}", _REMEDY)
+    Ray tells the two reasons apart only in its log: a cluster that asks for a token, and a port that is no cluster's.
+    """
+    reason = " ".join(str(error).split()).partition(". ")[0]
+    return RequestError.of("sweep.address", f"is {address}, which does not let us in: {reason}", _LOGIN)

@@ -248,7 +248,7 @@ def _base(
     if isinstance(dataset, dict) and launch is not None:
         dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
         for key in ("root", "cache"):  # trials run in folders of their own
-            if isinstance(dataset.get(key), str):
+            if dataset.get(key) and isinstance(dataset[key], str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
     network = run.get("network")
     if isinstance(network, dict) and isinstance(network.get("backbone_weights_path"), str):
