@@ -66,7 +66,8 @@ def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:
         try:
             override = parser.parse_override(text)
         except (HydraException, ValueError) as error:  # Python reads no number of thousands of digits
-            problem = f"is not an override: {str(error).splitlines()[0]}"
+            reason, _, _ = str(error).partition("\n")
+            problem = f"is not an override: {reason}"
             faults.append(Fault(shown, problem, "write KEY=VALUE, for example loss.lkd=0.5"))
             continue
         key = override.key_or_group

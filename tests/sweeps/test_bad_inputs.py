@@ -60,7 +60,10 @@ OVERRIDES = [
     ("search.trials=" + "9" * 30, ["search.trials: is a number of 100 bits, but must fit into 64", "smaller number"]),
     (f"search.trials={HUGE}", ["search.trials: is a number of 1329 bits", "smaller number"]),
     ("search.seeds=[99999999999999999999]", ["search.seeds[0]: is a number of 67 bits", "smaller number"]),
-    ("dataset.train_scenes=9999999999", ["dataset.train_scenes: is 9999999999, but must be >= 1 and <=", "set dataset.train_scenes"]),
+    (
+        "dataset.train_scenes=9999999999",
+        ["dataset.train_scenes: is 9999999999, but must be >= 1 and <=", "set dataset.train_scenes"],
+    ),
     ("loss.lkd=nan", ["loss.lkd: is nan, but must be a finite number", "a finite number"]),
     ("loss.lkd=1e400", ["loss.lkd: is inf, but must be a finite number", "a finite number"]),
     (f"loss.lkd={HUGE}", ["loss.lkd: is a number of 1329 bits", "smaller number"]),
