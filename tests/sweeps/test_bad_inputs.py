@@ -44,7 +44,7 @@ OVERRIDES = [
     ("trainin.epochs=3", ["trainin: is not a configuration group", "known groups: dataset"]),
     ("search=5", ["search: is 5, not a group of keys", "write search.KEY=VALUE"]),
     ("sweep=5", ["sweep: is 5, not a group of keys", "write sweep.KEY=VALUE"]),
-    ("resources=[1]", ["resources", "cannot be composed: Error merging override", "correct the file or override"]),
+    ("resources=[1]", ["resources: is [1], not a group of keys", "write resources.KEY=VALUE"]),
     ("search.trails=3", ["search.trails: is not a known key", "did you mean trials?"]),
     ("loss.bufer_size=3", ["loss.bufer_size: is not a known key", "did you mean buffer_size?"]),
     ("training.epochs.x=1", ["training.epochs: is {'x': 1}, which is not int", "give a value of type int"]),
