@@ -122,7 +122,7 @@ OVERRIDES = [
 OPTIONS = [
     ("--name", "a/b", ["sweep.name: is 'a/b', which is no legal name", "use letters, digits"]),
     ("--name", "..", ["sweep.name: is '..', which is no legal name", "use letters, digits"]),
-    ("--name", "", ["sweep.name: is '', ", "use letters, digits"]),
+    ("--name", "", ["sweep.name: is '', but must be text", "give it a value"]),
     ("--name", "x" * 64, ["sweep.name: is 'xxx", "at most 63"]),
     ("--name", "<script>", ["sweep.name: is '<script>', which is no legal name", "use letters, digits"]),
     ("--tracking-uri", "foo://bar", ["'foo://bar': MLflow knows no such store", "use sqlite:////"]),
