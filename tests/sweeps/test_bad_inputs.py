@@ -303,7 +303,7 @@ def test_names_of_sweeps_that_do_not_exist(refused, command, name):
 def test_processes_end_with_2_and_without_a_traceback(tmp_path, arguments, code, words):
     place = ["--storage", str(tmp_path / "runs")] if arguments[1] == "plan" else []
     done = subprocess.run(
-        [sys.executable, "-m", *arguments, *place], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", *arguments, *place], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == code
     assert words in done.stderr

@@ -63,7 +63,7 @@ def test_secrets_stay_in_the_environment_and_no_port_is_open_to_others(sweeps: C
     sweeps.environment |= dict.fromkeys(SECRETS, MARK)
     process = sweeps.start("run", "digits", "--name", "private", *TINY_SWEEP, "search.splits=[5-5]", "search.trials=1")
     listening: set[tuple[str, str]] = set()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while process.poll() is None and time.monotonic() < deadline:
         listening |= {place for pid in sweeps.processes() for place in _listening(pid)}
         time.sleep(0.3)
