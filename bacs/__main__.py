@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         return refuse(errors, error)
     except (DivergedError, StorageRefusedError) as error:
-        errors.print(f"[bold red]the run failed:[/] {error}")
+        errors.print(f"the run failed: {error}", style="bold red", markup=False)
         return FAILED
     return DONE
 

@@ -10,10 +10,21 @@ from typing import Any
 
 from bacs.errors import Fault, RequestError
 from bacs.retired import retired_faults
-from bacs.schema import parse_all
+from bacs.schema import number_fault, parse_all
 
 ALLOWED_TARGETS = ("bacs.", "torch.optim.")
 """Prefixes of the classes that ``_target_`` may name. Anything else could run arbitrary code from a YAML file."""
+
+_DATASET = ("Config", "check", "classes", "channels")
+_CONTRACTS = {
+    "dataset": _DATASET,
+    "ood": _DATASET,
+    "network": ("Config", "grow"),
+    "optimizer": ("step", "zero_grad"),
+    "scheduler": ("Config", "factor"),
+    "loss": ("Config", "terms"),
+}
+"""What a class must have to serve a group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,13 @@ def _locate(group: str, target: Any) -> type[Any]:
         raise RequestError.of(f"{group}._target_", f"is {target!r}: {error}", "correct the class path") from None
     if not inspect.isclass(found):
         raise RequestError.of(f"{group}._target_", f"is {target!r}, which is no class", "name a class")
+    if not f"{found.__module__}.".startswith(ALLOWED_TARGETS):  # imported by one of our modules
+        problem = f"is {target!r}, a class of {found.__module__}, but must be one of {' or '.join(ALLOWED_TARGETS)}"
+        raise RequestError.of(f"{group}._target_", problem, f"choose {group}=... by name")
+    lacking = [name for name in _CONTRACTS.get(group, ()) if not hasattr(found, name)]
+    if lacking:
+        problem = f"is {target!r}, which cannot be a {group}: it has no {', '.join(lacking)}"
+        raise RequestError.of(f"{group}._target_", problem, f"choose {group}=... by name")
     return found
 
 
@@ -70,8 +88,10 @@ def _arguments(group: str, factory: type[Any], section: dict[str, Any]) -> dict[
             known = ", ".join(parameters)
             faults.append(Fault(f"{group}.{key}", f"is not an argument of {factory.__name__}", f"known: {known}"))
         settings[key] = float(value) if isinstance(value, str) and _is_number(value) else value
+        if unusable := number_fault(f"{group}.{key}", settings[key]):
+            faults.append(unusable)
     lr = settings.get("lr")
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < float("inf"):
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or lr <= 0:
         faults.append(Fault(f"{group}.lr", f"is {lr!r}, but must be a number > 0", f"set {group}.lr, e.g. 1e-3"))
     if not faults:
         faults.extend(_try_optimizer(group, factory, settings))
@@ -84,10 +104,13 @@ def _try_optimizer(group: str, factory: type[Any], settings: dict[str, Any]) -> 
     """PyTorch checks the values itself; ask it now rather than after the first step was set up."""
     import torch
 
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
     try:
-        factory([torch.nn.Parameter(torch.zeros(1))], **settings)
-    except (TypeError, ValueError) as error:
-        return [Fault(group, f"{factory.__name__} refuses {settings}: {error}", "correct the value it names")]
+        factory([parameter], **settings).step()
+    except Exception as error:  # its own checks, or what an unchecked value does in its arithmetic
+        problem = f"{factory.__name__} refuses {settings}: {str(error) or repr(error)}"
+        return [Fault(group, problem, "correct the value it names")]
     return []
 
 

@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import secrets_kept_out
 
 CONF_DIR = Path(__file__).parent / "conf"
+_SHOWN = 100
+"""Characters of a request that an error repeats."""
+_UNUSABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError)
+"""What files that cannot be read, or hold no configuration, make of Hydra."""
 
 
 def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
@@ -34,17 +41,18 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | 
         RequestError: for an unknown file, group or choice, and for text that is no override.
     """
     directory = (config_dir or CONF_DIR).resolve()
-    if not (directory / f"{config_name}.yaml").is_file():
+    if ".." in Path(config_name).parts or not _is_file(directory / f"{config_name}.yaml"):
         names = ", ".join(sorted(path.stem for path in directory.glob("*.yaml"))) or "none"
-        raise RequestError.of(config_name, f"is no configuration file in {directory}", f"known: {names}")
+        raise RequestError.of(config_name[:_SHOWN], f"is no configuration file in {directory}", f"known: {names}")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(directory), version_base="1.3"):
         prepared = _prepare(overrides, directory)
         try:
-            composed = hydra_compose(config_name, [*prepared, f"hydra.searchpath=[file://{CONF_DIR}]"])
-            values = OmegaConf.to_container(composed, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            text = str(error).strip().replace("\n", " ")
+            with secrets_kept_out():
+                composed = hydra_compose(config_name, [*prepared, f"hydra.searchpath=[file://{CONF_DIR}]"])
+                values = OmegaConf.to_container(composed, resolve=True)
+        except _UNUSABLE as error:
+            text = " ".join(str(error).partition("Config search path:")[0].split())
             raise RequestError.of(config_name, f"cannot be composed: {text}", "correct the file or override") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -54,14 +62,19 @@ def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:
     parser = OverridesParser.create()
     prepared, faults = [], []
     for text in overrides:
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
         try:
             override = parser.parse_override(text)
-        except HydraException:
-            faults.append(Fault(text, "is not an override", "write KEY=VALUE, for example loss.lkd=0.5"))
+        except (HydraException, ValueError) as error:  # Python reads no number of thousands of digits
+            reason, _, _ = str(error).partition("\n")
+            problem = f"is not an override: {reason}"
+            faults.append(Fault(shown, problem, "write KEY=VALUE, for example loss.lkd=0.5"))
             continue
         key = override.key_or_group
-        options = group_options(key, directory)
-        if options:
+        options = group_options(key, directory) if key else []
+        if wrong := _misuse(key, override):
+            faults.append(Fault(shown, *wrong))
+        elif options:
             choice = override.value()
             if choice not in options:
                 remedy = f"choose one of: {', '.join(options)}"
@@ -74,6 +87,24 @@ def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:
     if faults:
         raise RequestError(faults)
     return prepared
+
+
+def _misuse(key: str, override: Override) -> tuple[str, str] | None:
+    """(problem, remedy) of an override that Hydra itself would take."""
+    if not key:
+        return "is not an override: it has no key", "write KEY=VALUE, for example loss.lkd=0.5"
+    if key.startswith("hydra"):
+        return "is a setting of Hydra, which only composes here", "leave it out"
+    if override.is_sweep_override():
+        return "gives several values, but a key has one", "give one; what a sweep varies stands in search.space"
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long for the disk
+        return False
 
 
 def group_options(group: str, directory: Path = CONF_DIR) -> list[str]:

@@ -76,6 +76,8 @@ def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
             "parent": os.getpid(),
         }
         (Path(scratch) / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        for library in ("GLOO", "NCCL"):  # the ranks talk on one machine: no other shall reach their sockets
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         children = [_start(Path(scratch) / "task.json", rank) for rank in range(1, world)]
         try:
             dist.init_process_group(backend, meeting, timeout=TIMEOUT, rank=0, world_size=world)

@@ -60,6 +60,9 @@ def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any,
     required field is missing.
     """
     faults: list[Fault] = []
+    if not isinstance(values, Mapping):
+        faults.append(Fault(where, f"is {values!r}, not a group of keys", f"write {where}.KEY=VALUE"))
+        values = {}
     fields = {field.name: field for field in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
     for key in values:
@@ -88,10 +91,14 @@ def _unknown_key(where: str, key: str, known: list[str]) -> Fault:
 
 def _convert(hint: Any, value: Any, where: str) -> tuple[Any, Fault | None]:
     """Accepts what YAML gives for a type (an int for a float, a list for a tuple), nothing looser."""
+    if unusable := number_fault(where, value):
+        return value, unusable
     if hint is Any:
         return value, None
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and str in typing.get_args(hint):
+            return _convert(str, value, where)
         attempts = [_convert(option, value, where) for option in typing.get_args(hint)]
         for converted, fault in attempts:
             if fault is None:
@@ -103,24 +110,39 @@ def _convert(hint: Any, value: Any, where: str) -> tuple[Any, Fault | None]:
         (item_hint,) = typing.get_args(hint)
         items = [_convert(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value)]
         return [item for item, _ in items], next((fault for _, fault in items if fault), None)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value), None
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-        try:
-            return float(value), None
-        except ValueError:
-            return value, _wrong_type(hint, value, where)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        return _float(value, where)
     target = origin or hint
     if isinstance(value, bool) and target is not bool:
         return value, _wrong_type(hint, value, where)
-    if isinstance(value, target):
-        return value, None
-    return value, _wrong_type(hint, value, where)
+    if not isinstance(value, target):
+        return value, _wrong_type(hint, value, where)
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        return value, Fault(where, f"is {value!r}, but must be text", "leave it out, or give it a value")
+    return value, None
+
+
+def _float(value: int | str, where: str) -> tuple[Any, Fault | None]:
+    """YAML 1.1 reads 1e-3 as a string."""
+    try:
+        return float(value), number_fault(where, float(value))
+    except ValueError:
+        return value, _wrong_type(float, value, where)
+
+
+def number_fault(where: str, value: Any) -> Fault | None:
+    """For a number that no computation can use; ``None`` for others, and for what is no number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return Fault(where, f"is {value}, but must be a finite number", f"give {where} a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        problem = f"is a number of {value.bit_length()} bits, but must fit into 64"
+        return Fault(where, problem, f"give {where} a smaller number")
+    return None
 
 
 def _wrong_type(hint: Any, value: Any, where: str) -> Fault:
     name = str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
-    name = name.replace("NoneType", "null").replace("None", "null")
+    name = name.replace("NoneType", "null").replace("None", "null").removesuffix("[typing.Any]")
     return Fault(where, f"is {value!r}, which is not {name}", f"give a value of type {name}")
 
 
@@ -140,8 +162,6 @@ def _out_of_range(field: dataclasses.Field[Any], value: Any, where: str) -> Faul
 
 
 def _broken_bound(rules: Mapping[str, Any], number: float) -> str | None:
-    if not math.isfinite(number):
-        return "finite"
     holds = {
         "ge": lambda bound: number >= bound,
         "gt": lambda bound: number > bound,

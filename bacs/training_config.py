@@ -147,4 +147,7 @@ def _check_numbers(training: TrainingConfig | None) -> list[Fault]:
     if training.batch_size % training.n_gpus:
         problem = f"is {training.batch_size}, which {training.n_gpus} workers (training.n_gpus) cannot share evenly"
         faults.append(Fault("training.batch_size", problem, f"give a multiple of {training.n_gpus}"))
+    if training.exp_name is not None and (training.exp_name in (".", "..") or "/" in training.exp_name):
+        problem = f"is {training.exp_name!r}, but must name a folder inside others"
+        faults.append(Fault("training.exp_name", problem, "give a name with no '/' in it"))
     return faults

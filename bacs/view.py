@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bacs.events import EpochEnded, Event, RunEnded, StepEnded, by_name
 
@@ -56,7 +57,7 @@ def step_table(event: StepEnded) -> Table:
     cells += [percent(values.get("forgetting")), percent(values.get("val/miou_all"))]
     table.add_row(*cells, f"{values['time/step_seconds']:.0f} s")
     classes = (f"{name} {percent(value)}" for name, value in event.class_iou.items())
-    table.caption = "  ".join(classes)
+    table.caption = Text("  ".join(classes))  # names come from data: a bracket in them is no markup
     table.caption_justify = "left"
     return table
 

@@ -18,5 +18,9 @@ class ResultsError(Exception):
         return f"{self.message}\n    -> {self.hint}" if self.hint else self.message
 
 
-class StorageRefusedError(ResultsError):
-    """Storage did not take a write, for longer than is worth waiting: the work failed, the request was right."""
+class WorkFailedError(ResultsError):
+    """The request was right, but what it asks for cannot be done now."""
+
+
+class StorageRefusedError(WorkFailedError):
+    """Storage did not take a write, for longer than is worth waiting."""

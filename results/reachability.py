@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import ssl
@@ -16,6 +17,8 @@ _ASKS_FOR_LOGIN = (401, 403)
 _PASSWORD_IN_QUERY = re.compile(
     r"([?&](?:password|passwd|pwd|token|access_token|api_key)=)(?!\*\*\*)[^&#]+", re.IGNORECASE
 )
+_STORES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://|databricks$|databricks(-uc)?://")
+"""What MLflow can write to beside SQLite and its own server."""
 
 
 class NoAnswer(ResultsError):
@@ -38,6 +41,11 @@ def check_tracking(uri: str) -> None:
         raise ResultsError(
             f"tracking URI {uri!r}: MLflow 3 does not write plain folders any more",
             "use sqlite:////absolute/path/mlflow.db or the http address of a server",
+        )
+    elif not _STORES.match(uri):
+        raise ResultsError(
+            f"tracking URI {uri!r}: MLflow knows no such store",
+            "use sqlite:////absolute/path/mlflow.db, the http address of a server, or postgresql://, mysql://, mssql://",
         )
 
 
@@ -108,7 +116,7 @@ def _check_server(uri: str) -> None:
         if error.code in _ASKS_FOR_LOGIN:  # alive; whether the login is right shows with the first run
             return
         problem = f"answers {error.code} to GET /health"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         problem = f"does not answer within {_TIMEOUT_SECONDS:.0f} s ({getattr(error, 'reason', error)})"
     raise NoAnswer(
         f"the tracking server {uri} {problem}",

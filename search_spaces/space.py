@@ -9,19 +9,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bacs.errors import Fault, RequestError
 
 SPACES_DIR = Path(__file__).parent
 KINDS = ("float", "int", "choice")
-DIMENSION_KEYS = {"kind", "low", "high", "log", "choices", "grid"}
+_NUMBER_KEYS = {"kind", "low", "high", "log", "grid"}
+DIMENSION_KEYS = {"choice": {"kind", "choices"}, "float": _NUMBER_KEYS, "int": _NUMBER_KEYS}
+"""The settings of a dimension, by its kind."""
 
 METHOD_KEY = "loss"
 """The key of the dimension that chooses the method; every other key is dotted."""
@@ -154,12 +157,14 @@ def load_space(name: str) -> Space:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SPACES_DIR / f"{name}.yaml"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Unlike PyYAML alone it refuses a key that stands there twice.
+        raw: Any = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:
         known = ", ".join(known_spaces())
         raise RequestError.of("search.space", f"is {name!r}, which does not exist", f"known: {known}") from None
-    except (OSError, yaml.YAMLError) as error:
-        raise RequestError.of("search.space", f"{path} cannot be read: {error}", "correct the file") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        text = " ".join(str(error).split())
+        raise RequestError.of("search.space", f"is {path}, which cannot be read: {text}", "correct the file") from None
     if isinstance(raw, dict) and "methods" in raw:
         return _space_of_methods(path, raw)
     if isinstance(raw, dict) and "points" in raw:
@@ -220,14 +225,14 @@ def _dimension(key: str, settings: Any) -> Dimension:
     where = f"search.space: {key}"
     if not isinstance(settings, dict) or settings.get("kind") not in KINDS:
         raise RequestError.of(where, f"is {settings!r}, without a known kind", f"kind: one of {', '.join(KINDS)}")
+    known = DIMENSION_KEYS[settings["kind"]]
     faults = [
-        Fault(where, f"has the unknown setting {name!r}", f"known: {', '.join(sorted(DIMENSION_KEYS))}")
+        Fault(where, f"has the unknown setting {name!r}", f"known for {settings['kind']}: {', '.join(sorted(known))}")
         for name in settings
-        if name not in DIMENSION_KEYS
+        if name not in known
     ]
     if settings["kind"] == "choice":
-        if not isinstance(settings.get("choices"), list) or len(settings["choices"]) < 2:
-            faults.append(Fault(where, "is a choice with fewer than two choices", "give choices: [a, b, ...]"))
+        faults += _choice_faults(where, settings.get("choices"))
     else:
         faults += _range_faults(where, settings)
     if faults:
@@ -239,20 +244,41 @@ def _dimension(key: str, settings: Any) -> Dimension:
         high=settings.get("high"),
         log=bool(settings.get("log", False)),
         choices=tuple(settings.get("choices", ())),
-        grid=tuple(settings.get("grid", ())),
+        grid=tuple(settings.get("grid") or ()),
     )
 
 
+def _choice_faults(where: str, choices: Any) -> list[Fault]:
+    if not isinstance(choices, list) or len(choices) < 2:
+        problem = f"is a choice of {choices!r}, fewer than two choices"
+        return [Fault(where, problem, "give choices: [a, b, ...]")]
+    plain = all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices)
+    if not plain or len(set(map(repr, choices))) < len(choices):
+        problem = f"has the choices {choices!r}, which are not all plain values, each once"
+        return [Fault(where, problem, "list texts or numbers, each once")]
+    return []
+
+
 def _range_faults(where: str, settings: dict[str, Any]) -> list[Fault]:
-    low, high = settings.get("low"), settings.get("high")
-    numbers = [low, high, *settings.get("grid", ())]
+    low, high, grid, log = (settings.get(key) for key in ("low", "high", "grid", "log"))
     wanted = int if settings["kind"] == "int" else (int, float)
-    if not all(isinstance(n, wanted) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-        text = f"has low {low!r}, high {high!r}, grid {settings.get('grid')!r}"
+    numbers = [low, high, *(grid if isinstance(grid, list) else () if grid is None else [grid])]
+    if not all(isinstance(n, wanted) and not isinstance(n, bool) and abs(n) < 2**63 for n in numbers):
+        text = f"has low {_shown(low)}, high {_shown(high)}, grid {_shown(grid)}"
         return [Fault(where, f"{text}, which are not all of kind {settings['kind']}", "give numbers of that kind")]
     assert isinstance(low, int | float) and isinstance(high, int | float)
     if low >= high:
         return [Fault(where, f"has low {low} >= high {high}", "low must be smaller than high")]
-    if settings.get("log") and low <= 0:
+    if not isinstance(log, bool | None):
+        return [Fault(where, f"has log {log!r}, which is neither true nor false", "write log: true, or leave it out")]
+    if log and low <= 0:
         return [Fault(where, f"is logarithmic from {low}", "low must be > 0, or drop log")]
+    if grid is not None and (not isinstance(grid, list) or not all(low <= n <= high for n in grid)):
+        problem = f"has grid {grid!r}, which is no list of numbers from {low} to {high}"
+        return [Fault(where, problem, "give grid: [a, b, ...] inside the range")]
     return []
+
+
+def _shown(value: Any) -> str:
+    """Python writes no number of thousands of digits."""
+    return f"of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**63 else repr(value)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
-from results.errors import ResultsError, StorageRefusedError
+from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
 from results.tables import (
@@ -208,9 +208,9 @@ def _requests_checked() -> Iterator[None]:
         raise told(error, "; nothing was started") from None
     except ResultsError as error:
         Console(stderr=True).print(
-            f"[bold red]{error.message}[/]\n    -> {error.hint}", highlight=False, soft_wrap=True
+            f"{error.message}\n    -> {error.hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
         )
-        raise typer.Exit(FAILED if isinstance(error, StorageRefusedError) else WRONG_REQUEST) from None
+        raise typer.Exit(FAILED if isinstance(error, WorkFailedError) else WRONG_REQUEST) from None
 
 
 def _requested(
@@ -295,12 +295,17 @@ def _folder(name: str, storage: str | None) -> Path:
 
 
 def _known_state(folder: Path) -> SweepState | None:
-    return SweepState.load(folder / JOURNAL) if (folder / JOURNAL).is_file() else None
+    """``None`` also for a sweep whose driver was killed before it could write down what it is."""
+    state = SweepState.load(folder / JOURNAL) if (folder / JOURNAL).is_file() else None
+    return None if state is None or state.created_at is None else state
 
 
 def _existing_state(folder: Path) -> SweepState:
     state = _known_state(folder)
-    if state is None or not state.config:
+    if state is None and (folder / JOURNAL).is_file():
+        problem = f"is {folder.name}, whose journal {folder / JOURNAL} holds nothing yet"
+        raise RequestError.of("NAME", problem, f"start it: `run PRESET --name {folder.name}`")
+    if state is None:
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOURNAL}"))
         remedy = f"known there: {', '.join(known)}" if known else "give the folder of your sweeps with --storage"
         raise RequestError.of("NAME", f"is {folder.name}, but there is no such sweep in {folder.parent}", remedy)

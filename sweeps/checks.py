@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bacs.components import parse_component
 from bacs.errors import Fault, RequestError
 from results.errors import ResultsError
 from results.reachability import NoAnswer
 from results.tracking import Tracker
+from sweeps.cluster import check_address
 from sweeps.settings import SweepConfig, default_tracking_uri
 from sweeps.trials import workers_per_trial
 
@@ -37,7 +39,7 @@ def check_request(values: Mapping[str, Any]) -> SweepConfig:
         optional = launch.get("tracking_optional") is True
         faults += check_tracking(str(uri or default_tracking_uri(storage)), optional=optional)
     if sweep is not None:
-        faults += _check_resources(sweep)
+        faults += _check_files(sweep) + _check_resources(sweep) + check_address(sweep.launch.address)
     if faults or sweep is None:
         raise RequestError(list(dict.fromkeys(faults)))
     return sweep
@@ -61,16 +63,28 @@ def check_tracking(uri: str, *, optional: bool = False) -> list[Fault]:
 
 
 def _check_storage(storage: Path) -> list[Fault]:
-    """Tries to write where the sweep would; leaves nothing behind but the folder."""
+    """Tries to write where the sweep would; leaves nothing behind. The folder itself may be absent."""
+    remedy = "give a folder that you may write to with --storage"
     try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage) as file:
+        existing = next(path for path in (storage, *storage.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"0")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        remedy = "give a folder that you may write to with --storage"
-        return [Fault("sweep.storage", f"{storage} cannot be written: {error.strerror}", remedy)]
+        return [Fault("sweep.storage", f"is {storage}, which cannot be written: {error.strerror}", remedy)]
+    return []
+
+
+def _check_files(sweep: SweepConfig) -> list[Fault]:
+    """The lists of a dataset in files lead to no place outside it; opens no image."""
+    dataset, faults = parse_component("dataset", sweep.base["dataset"])
+    if dataset is None or not hasattr(dataset.factory, "layout"):
+        return faults
+    try:
+        dataset.factory.layout(dataset.settings)
+    except RequestError as error:
+        return error.faults
     return []
 
 

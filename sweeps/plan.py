@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from results.state import SweepState
 from search_spaces.space import METHOD_KEY
@@ -16,7 +17,7 @@ def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
     """The checked configuration, the number of trials and the resources, for people."""
     table = Table(title=f"sweep {sweep.launch.name}", title_justify="left", show_header=False)
     for name, text in plan_rows(sweep, state):
-        table.add_row(name, text)
+        table.add_row(name, Text(text))  # class lists and paths may hold brackets, which are no markup
     return Group(table, f"start it: python -m sweeps run PRESET --name {sweep.launch.name}")
 
 

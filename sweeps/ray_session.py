@@ -10,15 +10,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from bacs.errors import RequestError
+from results.errors import WorkFailedError
+from sweeps.cluster import address_of, private_token, refusal, stay_on_loopback
 from sweeps.settings import SweepConfig
 
 PATIENCE_SECONDS = {"raylet": 4.0, "control store": 30.0}
 """How long each may refuse to answer before it counts as gone. Ray itself waits for ever for its raylet, and aborts the
 whole process after a minute without its control store (GCS), which a cluster may restart before that."""
 _CONNECT_SECONDS = 1.0
+START_ATTEMPTS = 3
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,29 +34,68 @@ _SETTINGS = {
 }
 
 
+class RayNotStartedError(WorkFailedError):
+    """A Ray of our own did not come up."""
+
+
 def start_ray(sweep: SweepConfig) -> None:
     """Connects this process to the cluster of the sweep, or starts a Ray of its own.
 
     Raises:
-        RequestError: the cluster cannot be reached.
+        RequestError: the cluster cannot be reached, or does not let us in.
+        RayNotStartedError: a Ray of our own does not start, each time it is tried.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    stay_on_loopback(sweep.launch.address)
     import ray
+    from ray.exceptions import AuthenticationError
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the journal holds what became of trials
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = sweep.launch.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        with _terminal_kept_from_children():
-            ray.init(address="local", include_dashboard=False, num_cpus=len(os.sched_getaffinity(0)), **options)
+    address = address_of(sweep.launch.address)
+    if address is None:
+        with private_token(), _terminal_kept_from_children():
+            options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+            _start_patiently(lambda: ray.init(address="local", **options))
         return
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RequestError.of(
-            "sweep.address", f"{address}: {error}", "start the cluster, or drop --address and RAY_ADDRESS"
-        ) from None
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        raise refusal(address, error) from None
+
+
+def _start_patiently(start: Callable[[], object]) -> None:
+    """Ray gives its parts 30 s to come up, which a machine that is very busy may not keep to."""
+    import ray
+
+    errors = []
+    for _ in range(START_ATTEMPTS):
+        before = _children()
+        try:
+            start()
+        except Exception as error:  # Ray raises a bare one
+            errors.append(" ".join(str(error).split()) or type(error).__name__)
+            ray.shutdown()
+            for pid in _children() - before:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        else:
+            return
+    raise RayNotStartedError(
+        f"Ray did not start on this machine in {START_ATTEMPTS} attempts, but every trial runs in it: {errors[-1]}",
+        "look at the machine's load and memory and at the space in Ray's temporary folder (RAY_TMPDIR, else /tmp), "
+        "then `resume`",
+    )
+
+
+def _children() -> set[int]:
+    """Processes that this one has started (Linux; elsewhere they are Ray's to end)."""
+    pids: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            pids.update(map(int, path.read_text(encoding="ascii").split()))
+    return pids
 
 
 def watch_ray() -> Callable[[], str | None]:

@@ -176,11 +176,32 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
     path = Path(preset)
     own = path.suffix in (".yaml", ".yml")
     directory, name = (path.parent, path.stem) if own else (PRESETS_DIR, preset)
+    _refuse_enumerated(overrides)
     values = compose(name, overrides, directory)
-    section = {"name": name, **(values.get("sweep") or {})}
+    own_section = values.get("sweep") or {}
+    if not isinstance(own_section, Mapping):
+        raise RequestError.of("sweep", f"is {own_section!r}, not a group of keys", "write sweep.KEY=VALUE")
+    section = {"name": name, **own_section}
     section |= {key: value for key, value in launch.items() if value is not None}
-    section["storage"] = str(Path(section.get("storage") or "runs").expanduser().absolute())
+    section["storage"] = _folder(section.get("storage") or "runs")
     return values | {"sweep": section}
+
+
+def _refuse_enumerated(overrides: Sequence[str]) -> None:
+    """These keys of a run would be silently replaced by those that a sweep enumerates."""
+    for key in ("split", "seed"):
+        given = [text for text in overrides if text.partition("=")[0].lstrip("+") == f"training.{key}"]
+        if given:
+            problem = f"is given by {given[-1]}, but a sweep runs what search.{key}s lists"
+            raise RequestError.of(f"training.{key}", problem, f"write search.{key}s=[...]")
+
+
+def _folder(storage: Any) -> str:
+    """Absolute, as trials run in folders of their own."""
+    if not isinstance(storage, str) or "\0" in storage or "://" in storage:
+        problem = f"is {storage!r}, but must be a folder, on a cluster one that every node mounts at this place"
+        raise RequestError.of("sweep.storage", problem, "give its path with --storage")
+    return str(Path(storage).expanduser().absolute())
 
 
 def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
@@ -235,7 +256,7 @@ def _base(
     if isinstance(dataset, dict) and launch is not None:
         dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
         for key in ("root", "cache"):  # trials run in folders of their own
-            if isinstance(dataset.get(key), str):
+            if dataset.get(key) and isinstance(dataset[key], str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
     network = run.get("network")
     if isinstance(network, dict) and isinstance(network.get("backbone_weights_path"), str):
@@ -261,8 +282,10 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
     faults = []
     for key, values in (("splits", search.splits), ("seeds", search.seeds)):
         texts = [str(value) for value in values]
-        if not values or len(set(texts)) < len(texts):
-            faults.append(Fault(f"search.{key}", f"is {values}, empty or with repetitions", "list each once"))
+        if not values or len(set(texts)) < len(texts) or None in values:
+            faults.append(Fault(f"search.{key}", f"is {values}, empty or with repetitions or null", "list each once"))
+    if len(set(search.references)) < len(search.references):
+        faults.append(Fault("search.references", f"is {search.references}, with repetitions", "list each once"))
     for role in search.references:
         if role not in REFERENCES:
             known = ", ".join(REFERENCES)
@@ -321,4 +344,8 @@ def _check_point(space: Space, base: dict[str, Any], point: Params) -> list[Faul
         return [
             Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy) for fault in error.faults
         ]
+    except TypeError:  # a part of a key is a plain value
+        problem = "leads into a plain value, but must name a key of a group"
+        keys = ", ".join(key for key in point if key != METHOD_KEY)
+        return [Fault(f"search.space {space.name}: {keys}", problem, "write GROUP.KEY")]
     return []

@@ -24,6 +24,19 @@ _INDEX = "checksums.json"
 _ATTEMPTS = 5
 
 
+def cache_faults(cache: Path) -> list[Fault]:
+    """The cache folder may be absent; then the first folder above it that exists must be writable."""
+    where, remedy = "dataset.cache", "set dataset.cache to a writable folder"
+    try:
+        existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
+    except OSError as error:
+        return [Fault(where, f"is {cache}: {error.strerror}", remedy)]
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
+    return [Fault(where, f"is {cache}, but {existing} {rule}", remedy)]
+
+
 def load_or_make(folder: Path, names: Iterable[str], make: Callable[[], Arrays]) -> Arrays:
     """Maps the arrays of ``folder`` into memory, and first makes them where the folder is absent or damaged.
 
@@ -48,15 +61,6 @@ def load_or_make(folder: Path, names: Iterable[str], make: Callable[[], Arrays])
             return arrays
         _publish(folder, wanted, make())
     raise OSError(f"{folder}: is damaged again each time it is written; another process deletes or alters it")
-
-
-def cache_faults(cache: Path) -> list[Fault]:
-    """The cache folder may be absent; then the first folder above it that exists must be writable."""
-    existing = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    rule = "cannot be written to" if existing.is_dir() else "is not a folder"
-    return [Fault("dataset.cache", f"is {cache}, but {existing} {rule}", "set dataset.cache to a writable folder")]
 
 
 def _load(folder: Path, names: set[str]) -> Arrays | None:

@@ -25,15 +25,15 @@ class DigitsConfig:
     """Folder that keeps generated scenes."""
     seed: int = knob(0, ge=0, le=2**32 - 1)
     """Of the scenes and of the share of digit images that each subset draws on."""
-    canvas: int = knob(60, ge=8)
+    canvas: int = knob(60, ge=8, le=4096)
     """Height and width of a scene, in pixels."""
     digit_size: int = knob(28, ge=4)
     """Height and width of a digit's tile, in pixels; at most ``canvas``."""
-    train_scenes: int = knob(1000, ge=1)
+    train_scenes: int = knob(1000, ge=1, le=1_000_000)
     """Number of training scenes."""
-    val_scenes: int = knob(250, ge=1)
+    val_scenes: int = knob(250, ge=1, le=1_000_000)
     """Number of validation scenes."""
-    test_scenes: int = knob(500, ge=1)
+    test_scenes: int = knob(500, ge=1, le=1_000_000)
     """Number of test scenes."""
     min_digits: int = knob(2, ge=1)
     """Fewest digits drawn for a scene; it holds fewer where the canvas has no room left."""

@@ -206,7 +206,11 @@ def _root_faults(root: str | None, needed: Sequence[str], source: str) -> list[F
     where = "dataset.root"
     if root is None:
         return [Fault(where, f"is not set, but must be the folder that holds {needed[0]}", source)]
-    if not Path(root).is_dir():
+    try:
+        is_folder = Path(root).is_dir()
+    except OSError:  # its name is too long for the disk
+        is_folder = False
+    if not is_folder:
         return [Fault(where, f"is {root}, which is not a folder", source)]
     absent = [name for name in needed if not (Path(root) / name).exists()]
     return [Fault(where, f"is {root}, which lacks {', '.join(absent)}", source)] if absent else []

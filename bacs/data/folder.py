@@ -12,6 +12,7 @@ from bacs.data.scenario import IGNORE
 from bacs.errors import Fault, RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_LONGEST_NAME = 100
 _FILES = ("images", "masks", "classes.txt", "train.txt", "val.txt")
 _GET = (
     "put there images/ (jpg, jpeg or png), masks/ (png of class ids, 0 background, 255 ignored), classes.txt (the name "
@@ -76,7 +77,18 @@ def _class_faults(path: Path) -> list[Fault]:
     if not 1 <= len(names) < IGNORE:
         return [Fault(str(path), f"names {len(names)} classes, but must name 1..{IGNORE - 1}", "one name a line")]
     twice = sorted({name for name in names if names.count(name) > 1})
-    return [Fault(str(path), f"names more than once: {', '.join(twice)}", "name each class once")] if twice else []
+    faults = [Fault(str(path), f"names more than once: {', '.join(twice)}", "name each class once")] if twice else []
+    return faults + [_name_fault(path, name) for name in names if not _is_class_name(name)]
+
+
+def _is_class_name(name: str) -> bool:
+    """Whether it can head a column: a table program takes a cell that begins with a sign for a formula and runs it."""
+    return len(name) <= _LONGEST_NAME and name.isprintable() and not name.startswith(("=", "+", "-", "@"))
+
+
+def _name_fault(path: Path, name: str) -> Fault:
+    rule = f"up to {_LONGEST_NAME} printable characters that do not begin with =, +, - or @"
+    return Fault(str(path), f"names {name[:_LONGEST_NAME]!r}, but the name of a class must be {rule}", "rename it")
 
 
 def _pairs(root: Path, list_file: Path) -> tuple[Pair, ...]:

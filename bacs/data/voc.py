@@ -97,10 +97,11 @@ def _pairs(voc: Path, list_file: Path, masks: str) -> tuple[Pair, ...]:
     faults: list[Fault] = []
     for line in read_list(list_file):
         pair = _pair(voc, line.split(), masks)
-        fault = name_fault(list_file, pair.name) if pair else _no_pair(list_file, line)
-        if fault:
+        if pair is None:
+            faults.append(_no_pair(list_file, line))
+        elif fault := name_fault(list_file, pair.name) or name_fault(list_file, pair.mask.name):
             faults.append(fault)
-        elif pair:
+        else:
             pairs.append(pair)
     raise_faults(faults)
     return tuple(pairs)

@@ -1,0 +1,74 @@
+"""How a sweep reaches Ray safely: a cluster that answers and lets us in, or a Ray that only this machine can reach."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bacs.errors import Fault, RequestError
+
+CONNECT_SECONDS = 3.0
+TOKEN = Path(".ray") / "auth_token"
+"""Below the home folder: what a Ray of this user asks of whoever connects."""
+
+_SUPPORTS_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_ADDRESS = re.compile(r"\[?(?P<host>[^\[\]/\s]+?)\]?:(?P<port>\d{1,5})")
+_REMEDY = "give HOST:PORT of a running cluster (`ray start --head` prints it), or drop --address and RAY_ADDRESS"
+_LOGIN = (
+    "if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds it; "
+    "else look at the port, and that the cluster has this version of Ray"
+)
+
+
+def address_of(asked: str | None) -> str | None:
+    """The cluster's address; ``None``: a Ray of our own."""
+    return asked or os.environ.get("RAY_ADDRESS") or None
+
+
+def check_address(asked: str | None) -> list[Fault]:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    address = address_of(asked)
+    if address is None or address == "auto":
+        return []
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 2**16:
+        return [Fault("sweep.address", f"is {address!r}, but must be HOST:PORT or auto", _REMEDY)]
+    try:
+        socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        problem = f"is {address}, which does not answer within {CONNECT_SECONDS:.0f} s ({error.strerror or error})"
+        return [Fault("sweep.address", problem, _REMEDY)]
+    return []
+
+
+def stay_on_loopback(asked: str | None) -> None:
+    """Lets a Ray of our own listen on 127.0.0.1, in the place of every interface; call it before Ray is imported.
+
+    It is what Ray does on systems where it supports no clusters; its daemons, agents and workers follow.
+    """
+    if address_of(asked) is None:
+        os.environ[_SUPPORTS_CLUSTERS] = "0"
+
+
+@contextmanager
+def private_token() -> Iterator[None]:
+    """Around the start of a Ray of our own, which lets every user of the machine read the token that it makes."""
+    path = Path.home() / TOKEN
+    with suppress(OSError):  # where the home folder cannot be written Ray itself says so
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    yield
+    with suppress(OSError):
+        path.chmod(0o600)
+
+
+def refusal(address: str, error: Exception) -> RequestError:
+    """What Ray's error on connecting to a cluster means for the user.
+
+    Ray tells the two reasons apart only in its log: a cluster that asks for a token, and a port that is no cluster's.
+    """
+    reason = " ".join(str(error).split()).partition(". ")[0]
+    return RequestError.of("sweep.address", f"is {address}, which does not let us in: {reason}", _LOGIN)

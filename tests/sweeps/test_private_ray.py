@@ -1,0 +1,111 @@
+"""A Ray of our own is reachable from this machine alone, and secrets of the environment stay where they are."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from bacs.errors import RequestError
+from sweeps.cluster import check_address, private_token, refusal
+from tests.sweeps.conftest import TINY_SWEEP, CommandLine
+
+SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "CITYSCAPES_PASSWORD", "POSTGRES_PASSWORD",
+)  # fmt: skip
+MARK = "hunter2hunter2"
+
+
+def test_a_cluster_must_answer():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert check_address(f"127.0.0.1:{server.getsockname()[1]}") == []
+        port = server.getsockname()[1]
+    (fault,) = check_address(f"127.0.0.1:{port}")
+    assert "does not answer within 3 s" in fault.problem
+    assert "ray start --head" in fault.remedy
+    assert check_address("auto") == []
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "ray://", "ray://host:10001", "host:0", "host:65536", "host:x", "a b:1"]
+)
+def test_addresses_have_one_form(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    (fault,) = check_address(None)
+    assert address in fault.problem
+    assert "must be HOST:PORT or auto" in fault.problem
+
+
+def test_a_cluster_that_asks_for_a_token_is_told_with_the_remedy():
+    error = refusal("host:6379", ConnectionError("Failed to connect to Ray cluster at host:6379"))
+    assert isinstance(error, RequestError)
+    assert "host:6379, which does not let us in: Failed to connect" in str(error)
+    assert "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in str(error)
+
+
+def test_the_token_is_closed_to_other_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    with private_token():
+        token.write_text("as Ray writes it")
+        token.chmod(0o644)
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.slow
+def test_secrets_stay_in_the_environment_and_no_port_is_open_to_others(sweeps: CommandLine, tmp_path):
+    sweeps.environment |= dict.fromkeys(SECRETS, MARK)
+    process = sweeps.start("run", "digits", "--name", "private", *TINY_SWEEP, "search.splits=[5-5]", "search.trials=1")
+    listening: set[tuple[str, str]] = set()
+    deadline = time.monotonic() + 900
+    while process.poll() is None and time.monotonic() < deadline:
+        listening |= {place for pid in sweeps.processes() for place in _listening(pid)}
+        time.sleep(0.3)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert any(name.startswith("raylet") for name, _ in listening), "its ports were never seen"
+    assert any(name.startswith("gcs_server") for name, _ in listening)
+    assert {address for _, address in listening} <= {"127.0.0.1", "::1"}, listening
+    token = tmp_path / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert MARK not in output
+    folders = (tmp_path, Path(sweeps.environment["RAY_TMPDIR"]))
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if MARK.encode() in path.read_bytes()] == []
+
+
+def _listening(pid: int) -> set[tuple[str, str]]:
+    """(process name, address) of every TCP socket that a process listens on."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        links = [str(handle.readlink()) for handle in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:  # it has just ended
+        return set()
+    addresses = _listening_sockets()
+    return {(name, addresses[link[8:-1]]) for link in links if link.startswith("socket:[") and link[8:-1] in addresses}
+
+
+def _listening_sockets() -> dict[str, str]:
+    """Address by inode."""
+    found = {}
+    for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in path.read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                found[fields[9]] = _readable(fields[1].split(":")[0])
+    return found
+
+
+def _readable(address: str) -> str:
+    """Of the kernel's table: words of the machine's byte order in hexadecimal."""
+    words = b"".join(struct.pack("=I", int(address[i : i + 8], 16)) for i in range(0, len(address), 8))
+    if len(words) == 4:
+        return socket.inet_ntop(socket.AF_INET, words)
+    return socket.inet_ntop(socket.AF_INET6, words).removeprefix("::ffff:")
