@@ -6,10 +6,8 @@ Exit codes: 0 every sweep came to what the undisturbed one is; 1 something diffe
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -25,15 +23,14 @@ def main() -> int:
     wanted = _arguments()
     kinds: list[Fault] = [KINDS[key] for key in wanted.kinds]
     console = Console()
-    with _ended_by_signals():
-        ground = Ground(wanted.storage, keep=wanted.keep)
-        try:
-            campaign = Campaign(ground, kinds, wanted.faults, wanted.seed, lambda text: _say(console, text))
-            report = campaign.run()
-        finally:
-            ground.clear()
-            if wanted.keep:
-                _say(console, f"kept: {ground.folder}")
+    _end_by_signals()
+    ground = Ground(wanted.storage, keep=wanted.keep)
+    try:
+        report = Campaign(ground, kinds, wanted.faults, wanted.seed, lambda text: _say(console, text)).run()
+    finally:
+        ground.clear()
+        if wanted.keep:
+            _say(console, f"kept: {ground.folder}")
     console.print(render(report, kinds))
     if wanted.json is not None:
         wanted.json.write_text(as_json(report), encoding="utf-8")
@@ -56,16 +53,18 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A campaign that is told to end cleans up as after Ctrl-C."""
+def _end_by_signals() -> None:
+    """A campaign that is told to end cleans up as after Ctrl-C.
+
+    Setting all three also gives them back to the drivers where a shell or ``nohup`` made them ignored.
+    """
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
-    yield
 
 
 if __name__ == "__main__":

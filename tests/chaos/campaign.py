@@ -7,6 +7,7 @@ import itertools
 import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -31,8 +32,10 @@ TWO_RANKS = ["training.n_gpus=2", "resources.cpus_per_trial=2", "search.trials=1
 FAULTS_A_RIDE = {When.START: 1, When.RUN: 2, When.STOP: 1, When.BETWEEN: 2}
 RIDES_A_SWEEP = 7
 """Drivers that are struck before the last one may finish; more would find nothing left to do."""
+MOST_SWEEPS = 20
+"""Where a campaign of 60 faults takes about six, this ends one that gets nowhere."""
 TRIES = 4
-"""Times that a fault may find nothing to strike."""
+"""Times in a row that a kind of fault may find nothing to strike, and that Ray may be too slow."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,19 +87,20 @@ class Campaign:
         if reason:
             self.report.skipped = {kind.key: reason for kind in kinds if kind.place is Place.DISK}
         self._waiting = self._plan([kind for kind in kinds if kind.key not in self.report.skipped], faults)
-        self._tries: dict[int, int] = {}
+        self._misses: Counter[str] = Counter()
         self._undisturbed: dict[bool, Outcome] = {}
         self._names = itertools.count(1)
         self._turn = 0
 
     def run(self) -> Report:
         started = time.monotonic()
-        while self._waiting:
+        while self._waiting and len(self.report.differences) < MOST_SWEEPS:
             sweep, place = self._new_sweep()
             self._strike(sweep, place)
             self._finish(sweep)
             self._compare(sweep, place)
             self.report.seconds = time.monotonic() - started
+        self.report.not_hit += [fault.key for fault in self._waiting]
         return self.report
 
     # ------------------------------------------------------------------ plan
@@ -117,10 +121,10 @@ class Campaign:
             self._waiting.remove(fault)
         return found
 
-    def _give_back(self, fault: Fault) -> None:
-        """To the end of the plan, until it has missed too often."""
-        self._tries[id(fault)] = self._tries.get(id(fault), 0) + 1
-        if self._tries[id(fault)] < TRIES:
+    def _give_back(self, fault: Fault, *, counts: bool) -> None:
+        """To the end of the plan, until its kind has missed too often."""
+        self._misses[fault.key] += counts
+        if self._misses[fault.key] < TRIES:
             self._waiting.append(fault)
         else:
             self.report.not_hit.append(fault.key)
@@ -165,7 +169,7 @@ class Campaign:
             if not any(wanted.values()):
                 return
             for fault in self._ride(sweep, wanted):
-                self._give_back(fault)
+                self._give_back(fault, counts=not sweep.ray_was_too_slow)
             if sweep.driver.process.returncode == 0:
                 return
 
@@ -201,6 +205,7 @@ class Campaign:
             text = fault.act(sweep, self._random)
         except Missed:
             return False
+        self._misses[fault.key] = 0
         if fault.when is not When.BETWEEN:
             self._turn += 1
         if fault.when is When.START:

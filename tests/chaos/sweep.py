@@ -123,7 +123,7 @@ class Sweep:
                 words = self.last_words()
                 self.complain(f"journalled nothing for {STALL_SECONDS:.0f} s and was killed; it said: {words}")
                 self.driver.process.kill()
-            time.sleep(0.02)
+            time.sleep(0.05)
         self.has_ended(0)
         return False
 

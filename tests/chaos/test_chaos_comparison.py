@@ -22,7 +22,7 @@ from results.tracking import Tracker
 from tests.chaos import sweep as sweep_module
 from tests.chaos.campaign import Campaign, Hit, Report
 from tests.chaos.comparison import compare, leftovers, read_outcome
-from tests.chaos.damage import flip_bit, truncate
+from tests.chaos.damage import cut_journal, flip_bit, tear_journal, truncate
 from tests.chaos.fault import When
 from tests.chaos.ground import Ground
 from tests.chaos.kinds import KINDS
@@ -244,6 +244,30 @@ def test_damage_changes_the_file(tmp_path, harm: Callable[[Path, Random], str]):
         path.write_bytes(bytes(range(50)))
         harm(path, Random(seed))
         assert path.read_bytes() != bytes(range(50))
+
+
+@pytest.mark.parametrize("harm", [cut_journal, tear_journal])
+def test_a_harmed_journal_loses_its_last_record_at_most(two, ground, harm):
+    sweep = Sweep(ground, "found", [])
+    shutil.copytree(two[1], sweep.folder)
+    for seed in range(10):
+        shutil.copyfile(two[1] / "journal.jsonl", sweep.journal)
+        before = sweep.records()
+        harm(sweep, Random(seed))
+        with Journal(sweep.journal) as journal:
+            assert journal.repaired_bytes > 0 or harm is cut_journal
+        assert sweep.records() == (before[:-1] if harm is cut_journal else before)
+
+
+def test_a_full_disk_takes_nothing_and_a_freed_one_does(ground):
+    if reason := ground.why_no_small_disk():
+        pytest.skip(reason)
+    disk = ground.small_disk(ground.folder / "disk")
+    disk.fill()
+    with pytest.raises(OSError, match="No space left"):
+        (disk.folder / "file").write_bytes(b"0")
+    disk.free()
+    assert (disk.folder / "file").write_bytes(bytes(1 << 20)) == 1 << 20
 
 
 def test_the_table_tells_every_difference_and_the_report_is_not_clean():
