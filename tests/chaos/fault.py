@@ -26,7 +26,7 @@ class When(enum.Enum):
 class Place(enum.Enum):
     """The sweep that a fault needs."""
 
-    ANY = "any"
+    ANY = "plain"
     RANKS = "two ranks a trial"
     SERVER = "tracking server"
     DISK = "small disk"

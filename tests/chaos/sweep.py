@@ -21,7 +21,7 @@ from tests.chaos.services import SmallDisk, TrackingServer
 ROOT = Path(__file__).parent.parent.parent
 ORPHAN_SECONDS = 30.0
 """After this time nothing of a driver that is gone may live."""
-STALL_SECONDS = 240.0
+STALL_SECONDS = 300.0
 """A living driver that journals nothing for so long is stuck; nothing here takes a tenth of it."""
 
 
@@ -111,7 +111,7 @@ class Sweep:
         return True
 
     def wait_for(self, condition: Callable[[], object]) -> bool:
-        """Until it is true (returns True), the driver ends by itself (False), or is stuck (complains, kills; False)."""
+        """Whether it came true before the driver ended, by itself or killed because it was stuck."""
         seen, since = -1, time.monotonic()
         while self.runs:
             if condition():
@@ -123,8 +123,9 @@ class Sweep:
                 words = self.last_words()
                 self.complain(f"journalled nothing for {STALL_SECONDS:.0f} s and was killed; it said: {words}")
                 self.driver.process.kill()
+                break
             time.sleep(0.05)
-        self.has_ended(0)
+        self.has_ended(20)
         return False
 
     def complain(self, text: str) -> None:

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tests.chaos.campaign import Hit, Report
+from tests.chaos.campaign import Hit, Report, shortened
 from tests.chaos.fault import Fault
+from tests.chaos.kinds import KINDS
 
 
 def render(report: Report, kinds: Sequence[Fault]) -> RenderableType:
@@ -21,11 +22,12 @@ def render(report: Report, kinds: Sequence[Fault]) -> RenderableType:
     for name in ("hits", "drivers", "attempts"):
         table.add_column(name, justify="right")
     table.add_column("outcome")
-    for kind in kinds:
+    struck = {hit.fault for hit in report.hits}
+    for kind in [kind for kind in KINDS.values() if kind in kinds or kind.key in struck]:
         hits = [hit for hit in report.hits if hit.fault == kind.key]
         drivers, attempts = (str(sum(getattr(hit, name) for hit in hits)) for name in ("drivers", "attempts"))
         table.add_row(kind.key, kind.when.value, str(len(hits)), drivers, attempts, _outcome(report, kind, hits))
-    lines = [f"{sweep}: {text}" for sweep, texts in report.differences.items() for text in texts]
+    lines = [f"{sweep}: {text}" for sweep, texts in report.differences.items() for text in shortened(texts)]
     if report.not_hit:
         lines.append(f"found nothing to strike: {', '.join(report.not_hit)}")
     note = "drivers: started because of it; attempts: of trials, likewise; faults that struck together share them"
