@@ -27,6 +27,8 @@ def main() -> int:
     ground = Ground(wanted.storage, keep=wanted.keep)
     try:
         report = Campaign(ground, kinds, wanted.faults, wanted.seed, lambda text: _say(console, text)).run()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
         ground.clear()
         if wanted.keep:

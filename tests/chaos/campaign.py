@@ -242,6 +242,7 @@ class Campaign:
             return
         if hits:
             hits[-1].text += f"; the driver ended with {code}"
+            self._say(f"      the driver ended with {code}")
         elif not sweep.ray_was_too_slow:
             sweep.complain(f"ended with {code} by itself; it said: {sweep.last_words()}")
 
