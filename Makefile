@@ -1,12 +1,13 @@
 # make demo    a sweep on this machine, from nothing            make bench       timings, side by side
 # make test    linters, types, tests (the slow ones apart)      make bench-gpu   the same on a GPU
 # make test-slow                                                make check       linters and types alone
+# make chaos   60 random faults over small sweeps, and whether anything differs from undisturbed ones
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup abn demo check test test-slow bench bench-gpu clean
+.PHONY: setup abn demo check test test-slow chaos bench bench-gpu clean
 
 demo: $(READY)
 	$(PY) -m sweeps run digits --name demo
@@ -43,6 +44,10 @@ test: check
 
 test-slow: $(READY)
 	$(PY) -m pytest -q -m slow
+
+CHAOS ?= --faults 60 --seed 0
+chaos: $(READY)
+	$(PY) -m tests.chaos $(CHAOS)
 
 bench: $(READY)
 	$(PY) -m tests.benchmarks.throughput --device cpu
