@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -107,11 +107,22 @@ def trial_points(trial: TrialState, start: int, stop: int) -> Iterator[Point]:
 
 
 def final_points(trial: TrialState) -> Iterator[Point]:
-    """The final metrics at x = 0, stamped with the end of the trial."""
-    if trial.status == "finished" and trial.ended_at is not None:
+    """The final metrics at x = 0, with the time stamp of the trial's last point."""
+    if trial.status == "finished":
+        moment = _last_moment([trial])
         for metric, value in trial.final.items():
             if _is_finite(value):
-                yield entity_name(metric), float(value), milliseconds(trial.ended_at), 0
+                yield entity_name(metric), float(value), moment, 0
+
+
+def _last_moment(trials: Sequence[TrialState]) -> int:
+    """Of the trials' points, in unix milliseconds; where there are none, the end of the last trial.
+
+    The end of a trial is known from its record alone. A record that was shipped, lost with the end of the journal and
+    written again has another time, and MLflow would show its points twice; points come back from the checkpoints.
+    """
+    moments = [moment for trial in trials for _, moment in trial.points.values()]
+    return milliseconds(max(moments or [trial.ended_at or trial.suggested_at for trial in trials]))
 
 
 def has_run(trial: TrialState) -> bool:
@@ -153,9 +164,8 @@ def _best_points(state: SweepState) -> Iterator[Point]:
     for split in state.splits():
         best = state.best(split)
         score = None if best is None else best.mean(SELECTION_METRIC)
-        if score is not None and state.ended_at is not None:
-            name = entity_name(f"best/{split}/val_miou")
-            yield name, score, milliseconds(state.ended_at), state.endings
+        if best is not None and score is not None:
+            yield entity_name(f"best/{split}/val_miou"), score, _last_moment(best.trials), state.endings
 
 
 def _text(value: Any) -> str:

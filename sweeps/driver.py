@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from results.errors import ResultsError
+from bacs.atomic import remove_drafts, replacing
+from results.errors import ResultsError, StorageRefusedError
 from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
@@ -56,10 +57,12 @@ def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False)
     with Journal(journal_path) as journal:
         ledger = Ledger(sweep, journal, SweepState.load(journal_path))
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
-        with Guard(partial(_last_words, ledger, tracker, console)) as guard:
+        with Guard(partial(_last_words, ledger, tracker, console), journal.hurry) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
             _open_books(ledger, journal.repaired_bytes)
+            if retry_failed:
+                ledger.reopen_failed()
             if sweep.launch.time_budget_minutes is not None:
                 ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
             if sweep.launch.tracking_optional and (away := check_tracking(sweep.tracking_uri)):
@@ -72,32 +75,36 @@ def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False)
                     with _shown(ledger, console):
                         _tune(ledger, guard)
             finally:
-                ledger.close()
-                if not tracker.close(guard.seconds_left(DRAIN_SECONDS)):
-                    _say(
-                        console,
-                        f"{sweep.tracking_uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}",
-                    )
-                if refused := tracker.refused:
-                    _say(console, f"{sweep.tracking_uri} refused {len(refused)} entries, such as {refused[0]}")
+                try:
+                    ledger.close()
+                finally:  # also where storage takes no last record
+                    _drain(tracker, guard.seconds_left(DRAIN_SECONDS), console, sync)
     return ledger.state
+
+
+def _drain(tracker: Tracker, seconds: float, console: Console, sync: str) -> None:
+    if not tracker.close(seconds):
+        _say(console, f"{tracker.uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}")
+    if refused := tracker.refused:
+        _say(console, f"{tracker.uri} refused {len(refused)} entries, such as {refused[0]}")
 
 
 def _last_words(ledger: Ledger, tracker: Tracker, console: Console, reason: str, seconds: float) -> None:
     """What is still done where the process has to end at once. Its workers die with it, at their last checkpoint."""
-    ledger.close()
+    with contextlib.suppress(StorageRefusedError):
+        ledger.close()
     with contextlib.suppress(OSError):  # the terminal may be gone
         console.show_cursor()
-        console.print(
-            f"[red]{reason}; the sweep is interrupted and nothing older than an epoch is lost: "
-            f"`python -m sweeps resume {ledger.sweep.launch.name}` goes on[/]",
-            soft_wrap=True,
+        text = (
+            f"{reason}; the sweep is interrupted and nothing older than an epoch is lost: "
+            f"`python -m sweeps resume {ledger.sweep.launch.name}` goes on"
         )
+        _say(console, text, "red")
     tracker.close(seconds - 1.0)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+def _say(console: Console, text: str, style: str = "yellow") -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _open_books(ledger: Ledger, repaired_bytes: int) -> None:
@@ -217,6 +224,7 @@ def _overdue(seconds: float, reason: str) -> Callable[[], str | None]:
 
 def save_request(sweep: SweepConfig) -> None:
     """Keeps the checked configuration beside the journal, for people; `resume` reads the journal's copy."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    path: Path = sweep.folder / CONFIG
-    path.write_text(json.dumps(sweep.resolved, indent=2), encoding="utf-8")
+    with contextlib.suppress(OSError):  # no reason to stop; the journal waits for storage
+        remove_drafts(sweep.folder, CONFIG)
+        with replacing(sweep.folder / CONFIG) as draft:
+            draft.write_text(json.dumps(sweep.resolved, indent=2), encoding="utf-8")

@@ -32,14 +32,20 @@ class Guard:
     never waits for the main thread, which may stand still in a call to a Ray that is gone.
     """
 
-    def __init__(self, last_words: Callable[[str, float], None]) -> None:
-        """Args: last_words: called before the process is ended, with the reason and the seconds it may take."""
+    def __init__(self, last_words: Callable[[str, float], None], hurry: Callable[[], None] = lambda: None) -> None:
+        """A guard that does nothing yet.
+
+        Args:
+            last_words: called before the process is ended, with the reason and the seconds it may take.
+            hurry: called once an end is near: nothing that the main thread waits for may be waited for any longer.
+        """
         self.draining = threading.Event()
         self.has_work = False
         """Whether there is anything to drain; Ray alone takes longer to start than to be killed."""
         self.is_lost: Callable[[], str | None] = lambda: None
         """Asked about once a second, in the guard's thread: why work cannot go on."""
         self._last_words = last_words
+        self._hurry = hurry
         self._asked_at: float | None = None
         self._closed = threading.Event()
         self._previous: dict[int, Any] = {}
@@ -93,6 +99,7 @@ class Guard:
         if self._asked_at is None:
             self._asked_at = time.monotonic()
             self.draining.set()
+            self._hurry()
             if not self.has_work:
                 self._end("interrupted", EXIT_SECONDS / 2)
         elif number == signal.SIGINT and time.monotonic() > self._asked_at + _AGAIN_SECONDS:
@@ -109,6 +116,7 @@ class Guard:
 
     def _end(self, reason: str, seconds: float) -> None:
         """The last words are spoken in one more thread: they may need a lock whose holder stands still."""
+        self._hurry()
         words = threading.Thread(target=self._last_words, args=(reason, seconds), daemon=True)
         words.start()
         words.join(seconds)

@@ -76,6 +76,7 @@ class TrialFolder:
             error = None
         with contextlib.suppress(OSError):  # also one that nobody can read: it must not be taken for the next attempt's
             path.unlink(missing_ok=True)
+            remove_drafts(self.path, path.name)  # its writer is dead, or its word comes too late
         known = isinstance(error, dict) and all(isinstance(error.get(name), str) for name in _ERROR_FIELDS)
         return {name: error[name] for name in _ERROR_FIELDS} if known else None
 
