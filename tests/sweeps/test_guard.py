@@ -82,6 +82,32 @@ def test_a_second_interrupt_ends_at_once_whatever_the_main_thread_does(start):
     assert (process.returncode, output) == (1, "last words: interrupted again\n")
 
 
+def test_a_journal_that_waits_for_storage_does_not_delay_the_end(start, tmp_path):
+    body = f"""
+import resource
+from results.errors import StorageRefusedError
+from results.journal import Journal
+signal = __import__("signal")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal({str(tmp_path / "journal.jsonl")!r})
+guard._hurry = journal.hurry
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+print("set", flush=True)
+try:
+    journal.append("created")
+except StorageRefusedError:
+    print("refused", guard.draining.is_set(), flush=True)
+"""
+    process = start(body)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "set\n"
+    time.sleep(1)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "refused True\nafter\n")
+
+
 def test_an_end_that_hangs_is_cut_off(start):
     process = start("module.EXIT_SECONDS = 8; print('set', flush=True); stand_still()")
     assert process.stdout is not None

@@ -47,9 +47,16 @@ def test_config_and_error_round_trip(tmp_path):
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.json"]
 
 
-@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"reason": 1}', '{"reason": "x"}'])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "", "{", "[]", "7", '"died"', "null", "[" * 100_000, "\\udcff", '{"reason": 1}', '{"reason": "x"}',
+        '{"cause": "exception", "reason": 1, "traceback": ""}', '{"cause": null, "reason": "", "traceback": ""}',
+    ],
+)  # fmt: skip
 def test_an_error_that_cannot_be_read_is_none_and_goes(tmp_path, garbage):
     folder = TrialFolder(tmp_path)
-    (tmp_path / "error.json").write_text(garbage)
+    (tmp_path / "error.json").write_bytes(garbage.encode("utf-8", "surrogateescape"))
+    (tmp_path / ".error.json.0123abcd.tmp").write_text("half")
     assert folder.take_error() is None
     assert not list(tmp_path.iterdir())
