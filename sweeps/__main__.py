@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
+from bacs.patience import StorageRefusedError
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
@@ -201,7 +202,7 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
 
 @contextmanager
 def _requests_checked() -> Iterator[None]:
-    """Turns a wrong request into messages and exit code 2."""
+    """Turns a wrong request into messages and exit code 2, and storage or a Ray that fails into a message and 1."""
     try:
         yield
     except RequestError as error:
@@ -211,6 +212,9 @@ def _requests_checked() -> Iterator[None]:
             f"{error.message}\n    -> {error.hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
         )
         raise typer.Exit(FAILED if isinstance(error, WorkFailedError) else WRONG_REQUEST) from None
+    except StorageRefusedError as error:
+        Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from None
 
 
 def _requested(

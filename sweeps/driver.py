@@ -211,6 +211,10 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
         )
         guard.has_work = True
         tuner.fit()
+    except tune.TuneError as error:
+        if isinstance(error.__context__, ResultsError):  # of our books; Tune puts its traceback into a text
+            raise error.__context__ from None
+        raise
     finally:
         guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")
         ray.shutdown()
