@@ -24,7 +24,7 @@ from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
-from sweeps.cluster import address_of, private_token, refusal, stay_on_loopback
+from sweeps.cluster import address_of, keep_secrets, private_token, refusal, stay_on_loopback
 from sweeps.ledger import Ledger, trials_at_once
 from sweeps.settings import SweepConfig
 
@@ -136,6 +136,7 @@ def _tune(ledger: Ledger) -> None:
     from trainables.trial import train_trial
 
     sweep = ledger.sweep
+    keep_secrets()
     _start_ray(sweep)
     try:
         resources: dict[str, float] = {"cpu": sweep.resources.cpus_per_trial}
