@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import is_secret
 
 CONNECT_SECONDS = 3.0
 TOKEN = Path(".ray") / "auth_token"
@@ -63,6 +64,16 @@ def private_token() -> Iterator[None]:
     yield
     with suppress(OSError):
         path.chmod(0o600)
+
+
+def keep_secrets() -> None:
+    """Call it before Tune runs: it makes the AWS keys of the driver a part of the trials' runtime environment.
+
+    Ray stores that in its control store and logs it in clear. Trials need no keys, they write to mounted folders.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update([*filter(is_secret, class_cache.ENV_VARS_TO_PROPAGATE)])
 
 
 def refusal(address: str, error: Exception) -> RequestError:

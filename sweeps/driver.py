@@ -26,6 +26,7 @@ from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
 from sweeps.checks import check_tracking
+from sweeps.cluster import keep_secrets
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.ledger import Ledger, trials_at_once
@@ -186,6 +187,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
     from trainables.trial import train_trial
 
     let_trials_die()
+    keep_secrets()
     guard.listen()
     guard.is_lost = watch_ray()
     try:
