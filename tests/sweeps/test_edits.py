@@ -34,7 +34,7 @@ def open_books(sweep: SweepConfig) -> tuple[Journal, Ledger]:
     """As a driver opens them."""
     journal = Journal(sweep.folder / "journal.jsonl")
     ledger = Ledger(sweep, journal, SweepState.load(journal.path))
-    _open_books(ledger)
+    _open_books(ledger, journal.repaired_bytes)
     return journal, ledger
 
 
