@@ -39,7 +39,7 @@ __all__ = [
 
 _REASON_CHARACTERS = 160
 
-METHODS_WIDTH = 110
+METHODS_WIDTH = 116
 """Columns that `render_methods` needs."""
 
 _METHOD_SCORES = {

@@ -10,18 +10,17 @@ from torch import Tensor
 
 from bacs.detector import Detector
 from bacs.losses import functional
-from bacs.losses.base import Batch, Method, StepContext
+from bacs.losses.base import Batch, ReplayConfig, ReplayMethod, StepContext
 from bacs.losses.detection import DetectionSettings, detector_of, size_of
 from bacs.networks import NetworkOutput
 from bacs.replay import ReplayBatch
-from bacs.replay_policies import POLICIES
 from bacs.schema import knob
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BacsConfig:
+class BacsConfig(ReplayConfig):
     """Keys of ``loss=bacs``; names as in the original where it had them."""
 
     prototype_margin: float = knob(0.0, acts_from=1, ge=-8, le=8)
@@ -40,11 +39,6 @@ class BacsConfig:
     """Distance of the distillation: the original's formula, squared L2, or 1 - cosine."""
     lkd_threshold: float | None = knob(None, acts_from=1, ge=0, lt=1)
     """Seen probability above which a background pixel is distilled; null: sigmoid(prototype_margin)."""
-    buffer_size: int = knob(300, acts_from=1, ge=0)
-    """M: images in the replay memory over all steps; 0: no replay."""
-    buffer_policy: str = knob("class_balanced", acts_from=1, choices=tuple(POLICIES))
-    replay_batch_size: int | None = knob(None, acts_from=1, ge=1)
-    """Replayed images per optimisation step; null: as many as new ones."""
     alpha: float = knob(0.05, acts_from=1, ge=0)
     """Weight of the logit term of replay (DER). The original's 0.8 goes with ``logit_reduction=mean_all``."""
     beta: float = knob(0.4, acts_from=1, ge=0)
@@ -79,7 +73,7 @@ class BacsConfig:
     is recomputed at the end of the step."""
 
 
-class Bacs(Method):
+class Bacs(ReplayMethod):
     """Step 0: cross-entropy + detector loss. Steps >= 1: the sum of
 
     - ``bacs_ce``: bg-vs-fg cross-entropy, down-weighted where the teacher sees old foreground, + unbiased CE;
@@ -112,13 +106,9 @@ class Bacs(Method):
         )
 
     @property
-    def memory(self) -> tuple[int, str]:
+    def draws(self) -> int:
         c = self.config
-        used = c.alpha > 0 or (c.beta > 0 and c.dark_plus_plus)
-        return (c.buffer_size if used else 0), c.buffer_policy
-
-    def replay_batch_size(self, batch_size: int) -> int:
-        return self.config.replay_batch_size or batch_size
+        return int(c.alpha > 0 or (c.beta > 0 and c.dark_plus_plus))
 
     @property
     def threshold(self) -> float:

@@ -16,6 +16,8 @@ from bacs.losses.detection import Detection, DetectionSettings
 from bacs.model import MethodState, Model
 from bacs.networks import NetworkOutput, SegmentationNetwork
 from bacs.replay import ReplayBatch
+from bacs.replay_policies import POLICIES
+from bacs.schema import knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,10 @@ class Method(ABC):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the loss, by name; their sum is what is minimised."""
 
+    def detector_term(self, context: StepContext, batch: Batch, output: NetworkOutput) -> dict[str, Tensor]:
+        """What the detector adds to the loss of a method that does not ask it; nothing where there is none."""
+        return {} if self.detection is None else self.detection.term(context, batch, output, doubted=None)
+
     def parameter_groups(self, model: Model) -> list[tuple[list[nn.Parameter], float]]:
         """(parameters, factor on the learning rate) of everything that is trained; frozen parameters are left out."""
         if self.detection is not None:
@@ -135,3 +141,33 @@ class Method(ABC):
     def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:
         """Extra metrics of a finished step on the validation images with the labels of all classes seen."""
         return {} if self.detection is None else self.detection.diagnose(context, batches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Keys of every method with a memory."""
+
+    buffer_size: int = knob(300, acts_from=1, ge=0)
+    """M: images in the replay memory over all steps; 0: no replay."""
+    buffer_policy: str = knob("class_balanced", acts_from=1, choices=tuple(POLICIES))
+    """Which images stay when the memory is full."""
+    replay_batch_size: int | None = knob(None, acts_from=1, ge=1)
+    """Images of each draw from memory per optimisation step; null: as many as new ones."""
+
+
+class ReplayMethod(Method):
+    """A method that draws images from memory in steps >= 1."""
+
+    config: ReplayConfig
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """Draws from memory per optimisation step; 0: its settings need no memory."""
+
+    @property
+    def memory(self) -> tuple[int, str]:
+        return (self.config.buffer_size if self.draws else 0), self.config.buffer_policy
+
+    def replay_batch_size(self, batch_size: int) -> int:
+        return self.draws * (self.config.replay_batch_size or batch_size)

@@ -23,6 +23,5 @@ class CrossEntropy(Method):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms

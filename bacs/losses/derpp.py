@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bacs.losses import functional
-from bacs.losses.base import Batch, Method, StepContext
+from bacs.losses.base import Batch, ReplayConfig, ReplayMethod, StepContext
 from bacs.replay import ReplayBatch
 from bacs.replay_policies import POLICIES
 from bacs.schema import knob
 
 
 @dataclass(frozen=True, kw_only=True)
-class DerppConfig:
+class DerppConfig(ReplayConfig):
     """Keys of ``loss=derpp``."""
 
-    buffer_size: int = knob(300, acts_from=1, ge=0)
-    """M: images in the replay memory over all steps; 0: no replay."""
     buffer_policy: str = knob("reservoir", acts_from=1, choices=tuple(POLICIES))
     """As published: every image ever offered stays with the same probability."""
-    replay_batch_size: int | None = knob(None, acts_from=1, ge=1)
-    """Images of each of the two draws per optimisation step; null: as many as new ones."""
     alpha: float = knob(0.3, acts_from=1, ge=0)
     """Weight of the squared error to the stored logits. The authors' code asks for both weights and ships 0.3 and 0.5
     for Split CIFAR-100 with 500 images."""
@@ -33,7 +29,7 @@ class DerppConfig:
     now. Then the cross-entropy reads the old classes alone. (Streams of domains have no background.)"""
 
 
-class DarkReplayPlusPlus(Method):
+class DarkReplayPlusPlus(ReplayMethod):
     """Step 0: cross-entropy. Steps >= 1: the sum of
 
     - ``cross_entropy``: over all classes seen, on the images of the step;
@@ -48,29 +44,20 @@ class DarkReplayPlusPlus(Method):
     config: DerppConfig
 
     @property
-    def memory(self) -> tuple[int, str]:
-        return (self.config.buffer_size if self._draws else 0), self.config.buffer_policy
-
-    @property
-    def _draws(self) -> int:
-        """A weight of 0 needs no draw."""
+    def draws(self) -> int:
         return (self.config.alpha > 0) + (self.config.beta > 0)
-
-    def replay_batch_size(self, batch_size: int) -> int:
-        return self._draws * (self.config.replay_batch_size or batch_size)
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         if batch.replay is not None:
             terms |= self._replay(context, batch.replay)
         return terms
 
     def _replay(self, context: StepContext, replay: ReplayBatch) -> dict[str, Tensor]:
         c = self.config
-        first = len(replay.images) // self._draws if c.alpha > 0 else 0
+        first = len(replay.images) // self.draws if c.alpha > 0 else 0
         ignore = c.ignore_rep_bg and context.has_background
         terms = {}
         if c.alpha > 0:

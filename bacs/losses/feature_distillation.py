@@ -42,8 +42,7 @@ class FeatureDistillation(Method):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         if context.step > 0:
             terms |= self._distillation(output, context.taught(batch.images))
         return terms

@@ -41,6 +41,5 @@ class ILT(Method):
             terms["distillation"] = self.config.kd_weight * functional.logit_distillation(output.logits, taught.logits)
             encoder = functional.feature_distillation(output.bottleneck, taught.bottleneck)
             terms["encoder"] = self.config.encoder_weight * encoder
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms

@@ -37,6 +37,5 @@ class LwF(Method):
         if context.step > 0:
             taught = context.taught(batch.images)
             terms["distillation"] = self.config.kd_weight * functional.logit_distillation(output.logits, taught.logits)
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms

@@ -38,8 +38,7 @@ class LwFMC(Method):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"binary_cross_entropy": self._classification(context, batch, output.logits)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms
 
     def _classification(self, context: StepContext, batch: Batch, logits: Tensor) -> Tensor:

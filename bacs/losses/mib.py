@@ -46,8 +46,7 @@ class MiB(Method):
                 "unbiased_ce": self._classification(context, batch, output.logits),
                 "distillation": self.config.kd_weight * distillation,
             }
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms
 
     def _classification(self, context: StepContext, batch: Batch, logits: Tensor) -> Tensor:

@@ -35,8 +35,7 @@ class OutputDistillation(Method):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         if context.step > 0 and self.config.lambda_distill > 0:
             taught = context.taught(batch.images)
             distillation = functional.foreground_distillation(output.logits, taught.logits)

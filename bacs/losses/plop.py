@@ -83,8 +83,7 @@ class PLOP(Method):
                 "pseudo_ce": self._classification(context, batch, output.logits, taught.logits),
                 "pod": self._pod(context, output, taught),
             }
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms
 
     def _judge(self, context: StepContext, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:

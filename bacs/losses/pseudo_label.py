@@ -37,8 +37,7 @@ class PseudoLabel(Method):
         if context.step > 0:
             labels = pseudo_labels(labels, context.taught(batch.images).logits, self.config.confidence)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, labels)}
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms
 
 

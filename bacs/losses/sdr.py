@@ -110,8 +110,7 @@ class Sdr(Method):
             if self.config.loss_featspars > 0:
                 sparsity = functional.sparsity(features, labels, context.n_classes)
                 terms["sparsity"] = self.config.loss_featspars * sparsity
-        if self.detection is not None:
-            terms |= self.detection.term(context, batch, output, doubted=None)
+        terms |= self.detector_term(context, batch, output)
         return terms
 
     def _output_terms(

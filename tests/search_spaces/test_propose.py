@@ -24,7 +24,7 @@ def play(algorithm: str, n: int, **kwargs) -> list[Told]:
     return history
 
 
-@pytest.mark.parametrize("name", known_spaces())
+@pytest.mark.parametrize("name", [name for name in known_spaces() if not load_space(name).points])
 @pytest.mark.parametrize("algorithm", ["tpe", "random", "grid"])
 def test_suggestions_lie_in_the_space(name, algorithm):
     space = load_space(name)

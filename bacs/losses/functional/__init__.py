@@ -38,12 +38,12 @@ from bacs.losses.functional.cross_entropies import (
 from bacs.losses.functional.detection import detector_weight, focal_loss, margin_to_threshold, threshold_to_margin
 from bacs.losses.functional.distillation import (
     feature_distillation,
+    foreground_distillation,
     logit_distillation,
     masked_distillation,
     resize_mask,
     unbiased_distillation,
 )
-from bacs.losses.functional.foreground_distillation import foreground_distillation
 from bacs.losses.functional.pod import (
     POD_SCALES,
     collapse_new_classes,

@@ -51,11 +51,32 @@ def logit_distillation(logits: Tensor, teacher_logits: Tensor, *, reduction: Red
         teacher_logits: (B, O, H, W), O <= K. No gradient flows into them.
         reduction: "none" gives (B, H, W); "mean" divides by all pixels, for no label is read.
     """
+    loss = _cross_entropies(logits, teacher_logits).mean(dim=1)
+    return reduce(loss, loss.numel(), reduction)
+
+
+def foreground_distillation(logits: Tensor, teacher_logits: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """``-sum_{1<=c<O} q_c log p_c``, q and p the softmax of teacher and student over the first O channels each.
+
+    The background's term is dropped after both softmaxes, and no 1/O is taken. The new classes of the student take
+    no part. From the digit notebook (MNIST-Extended, "output distillation"); the form is that of LwF (Li & Hoiem
+    2016, eq. 2) at temperature 1.
+
+    Args:
+        logits: (B, K, H, W).
+        teacher_logits: (B, O, H, W), O <= K. No gradient flows into them.
+        reduction: "none" gives (B, H, W); "mean" divides by all pixels, for no label is read.
+    """
+    loss = _cross_entropies(logits, teacher_logits)[:, 1:].sum(dim=1)
+    return reduce(loss, loss.numel(), reduction)
+
+
+def _cross_entropies(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """(B, O, H, W) ``-q_c log p_c``, both softmaxes over the first O channels."""
     old_classes = teacher_logits.shape[1]
     check_old_classes(old_classes, logits.shape[1])
     log_p = exact(logits)[:, :old_classes].log_softmax(dim=1)
-    loss = -(exact(teacher_logits.detach()).softmax(dim=1) * log_p).mean(dim=1)
-    return reduce(loss, loss.numel(), reduction)
+    return -(exact(teacher_logits.detach()).softmax(dim=1) * log_p)
 
 
 def feature_distillation(features: Tensor, teacher_features: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -71,19 +92,27 @@ def feature_distillation(features: Tensor, teacher_features: Tensor, *, reductio
     return reduce(loss, loss.numel(), reduction)
 
 
-def masked_distillation(features: Tensor, teacher_features: Tensor, mask: Tensor, mode: str = "ref") -> Tensor:
+def masked_distillation(
+    features: Tensor,
+    teacher_features: Tensor,
+    mask: Tensor,
+    mode: str = "ref",
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """Keeps features g near the teacher's where the mask Q holds (BACS, before lambda).
 
-    - "ref": ``sqrt(sum_j ((Q g_old)^2 - (Q g)^2)^2)`` along the width j; mean over all B * C * h. Its
-      gradient is 0 where the norm is 0.
-    - "l2": ``sum_Q ||g_old - g||^2 / C``, divided by |Q| + 1.
-    - "cos": ``sum_Q (1 - cos(g_old, g))``, divided by |Q| + 1.
+    - "ref": ``sqrt(sum_j ((Q g_old)^2 - (Q g)^2)^2)`` along the width j. Its gradient is 0 where the norm is 0.
+    - "l2": ``Q ||g_old - g||^2 / C``.
+    - "cos": ``Q (1 - cos(g_old, g))``.
 
     Args:
         features: g, (B, C, h, w).
         teacher_features: g_old, (B, C, h, w). No gradient flows into them.
         mask: Q, (B, h, w), bool or in [0, 1], at the resolution of the features (`resize_mask`).
         mode: "ref", "l2" or "cos".
+        reduction: "none" gives (B, C, h) for "ref", else (B, h, w); "mean" divides by all B * C * h norms for "ref",
+            else by |Q| + 1.
     """
     check_same_shape("features", features, "teacher_features", teacher_features)
     check_same_shape("mask", mask, "one feature channel", features[:, 0])
@@ -92,14 +121,17 @@ def masked_distillation(features: Tensor, teacher_features: Tensor, mask: Tensor
     if mode == "ref":
         channels = q.unsqueeze(1)
         difference = (g_old * channels).square() - (g * channels).square()
-        return torch.linalg.vector_norm(difference, dim=-1).mean()
+        norms = torch.linalg.vector_norm(difference, dim=-1)
+        return norms.mean() if reduction == "mean" else reduce(norms, norms.numel(), reduction)
     if mode == "l2":
         distance = (g_old - g).square().mean(dim=1)
     elif mode == "cos":
         distance = 1 - cosine(g, g_old)
     else:
         raise ValueError(f"mode ({mode!r}) must be 'ref', 'l2' or 'cos'")
-    return (q * distance).sum() / (mean_share(q.sum()) + 1 / world_size())
+    if reduction == "mean":
+        return (q * distance).sum() / (mean_share(q.sum()) + 1 / world_size())
+    return reduce(q * distance, 1, reduction)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

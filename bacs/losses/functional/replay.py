@@ -85,7 +85,7 @@ def dark_replay(
         stored_logits: (B, K, h, w). No gradient flows into them.
         valid_channels: (B,), how many logits the network had when the item was stored.
         ignore_background: leave channel 0 out.
-        reduction: "mean_all" or "mean_valid".
+        reduction: "mean_all", "mean_valid", "sum", or "none", which keeps the shape, (B, h, w) for "cos".
         distance: "mse" or "cos".
         one_per_count: see `transplant`.
     """
@@ -98,11 +98,13 @@ def dark_replay(
         loss = (1 - cosine(z * mask, target * mask)) * counted
     else:
         raise ValueError(f"distance ({distance!r}) must be 'mse' or 'cos'")
-    if reduction == "mean_all":
-        return loss.mean()
     if reduction == "mean_valid":
         return loss.sum() / divisor(counted.sum())
-    raise ValueError(f"reduction ({reduction!r}) must be 'mean_all' or 'mean_valid'")
+    if reduction == "mean_all":
+        return loss.mean()
+    if reduction in ("none", "sum"):
+        return loss if reduction == "none" else loss.sum()
+    raise ValueError(f"reduction ({reduction!r}) must be 'mean_all', 'mean_valid', 'sum' or 'none'")
 
 
 def replay_class_weights(n_classes: int, old_classes: int, ignore_background: bool) -> Tensor:

@@ -261,6 +261,11 @@ def test_masked_distillation_matches_one_location_at_a_time(seed, share):
     assert L.masked_distillation(g, g_old, mask, "ref").item() == pytest.approx(sum(rows) / len(rows))
     assert L.masked_distillation(g, g_old, mask, "l2").item() == pytest.approx(l2 / size)
     assert L.masked_distillation(g, g_old, mask, "cos").item() == pytest.approx(cos / size)
+    for mode, total, shape in (("ref", sum(rows), (2, 3, 2)), ("l2", l2, (2, 2, 4)), ("cos", cos, (2, 2, 4))):
+        parts = L.masked_distillation(g, g_old, mask, mode, reduction="none")
+        assert parts.shape == shape
+        assert parts.sum().item() == pytest.approx(total)
+        assert L.masked_distillation(g, g_old, mask, mode, reduction="sum").item() == pytest.approx(total)
 
 
 @settings(max_examples=40, deadline=None)
@@ -286,6 +291,12 @@ def test_dark_replay_matches_one_entry_at_a_time(seed, valid, ignore_background)
                 distance=distance,
             )
             assert found.item() == pytest.approx(sum(terms) / divisor, abs=1e-12)
+        known = {"ignore_background": ignore_background, "distance": distance}
+        parts = L.dark_replay(z, stored, torch.tensor(valid), reduction="none", **known)
+        assert parts.numel() == everything
+        assert parts.sum().item() == pytest.approx(sum(terms), abs=1e-12)
+        total = L.dark_replay(z, stored, torch.tensor(valid), reduction="sum", **known)
+        assert total.item() == pytest.approx(sum(terms), abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
