@@ -87,7 +87,8 @@ def drive(run: ContinualRun, console: Console) -> None:
                 outputs.draw(event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
-            if isinstance(event, StepEnded | RunEnded):
+            steps_follow = isinstance(event, StepEnded) and run.steps_done < run.split.n_steps
+            if steps_follow or isinstance(event, RunEnded):
                 outputs.write(run.history())
             view.show(event)
 

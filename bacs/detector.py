@@ -6,6 +6,8 @@ channels, h x w bottleneck size, H x W label size, R heads.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ class Detector(nn.Module):
         """
         counts = self.prototypes.counts
         rows = [row for row in self.rows[head] if len(self.rows[head]) == 1 or counts[row] > 0]
-        logits = torch.cat([self._likeness(projected, head, row) for row in rows], dim=1).amax(dim=1, keepdim=True)
+        logits = reduce(torch.maximum, (self._likeness(projected, head, row) for row in rows))
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=self._align_corners)[:, 0]
 
     def _likeness(self, projected: Tensor, head: int, row: int) -> Tensor:

@@ -27,7 +27,7 @@ class Outputs:
             self._draw_waiting()
 
     def write(self, history: History) -> None:
-        """Everything that is known by now; call it after every step and once more at the end of the run."""
+        """Everything that is known by now; call it after every step but the last, and at the end."""
         self._draw_waiting()
         try:
             write_results(self.results, history)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bacs.distributed import sum_over_ranks
+from bacs.losses.functional import resize_labels
 
 
 class Prototypes(nn.Module):
@@ -112,7 +112,7 @@ def rounded_steps(step_of_class: np.ndarray) -> np.ndarray:
 
 def _locations(features: Tensor, labels: Tensor, row_of_class: np.ndarray, row: int) -> Tensor:
     """(B, h, w) bool: where the label, brought to the features' size, belongs to ``row``."""
-    small = functional.interpolate(labels[:, None].float(), size=features.shape[-2:], mode="nearest")
+    small = resize_labels(labels, (features.shape[-2], features.shape[-1]))
     table = torch.full((256,), -1, dtype=torch.int64, device=labels.device)
     table[: len(row_of_class)] = torch.as_tensor(row_of_class, device=labels.device)
-    return table[small[:, 0].long()] == row
+    return table[small] == row

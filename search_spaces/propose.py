@@ -67,9 +67,7 @@ def propose(settings: StudySettings, history: Sequence[Told], first: Sequence[Pa
             tries its own combinations only.)
     """
     number = len(history)
-    if settings.space.points:
-        return dict(settings.space.points[number]) if number < len(settings.space.points) else None
-    if settings.algorithm == "grid":
+    if settings.space.enumerated_by(settings.algorithm):
         combinations = _grid(settings.space, first)
         return combinations[number] if number < len(combinations) else None
     if number < len(first):

@@ -108,8 +108,13 @@ class Space:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The choices of ``loss`` that it varies over; empty: one method."""
-        return next((dimension.choices for dimension in self.dimensions if dimension.key == METHOD_KEY), ())
+        """The values of ``loss`` that it varies over; empty: one method."""
+        listed = dict.fromkeys(point[METHOD_KEY] for point in self.points if METHOD_KEY in point)
+        return next((dimension.choices for dimension in self.dimensions if dimension.key == METHOD_KEY), tuple(listed))
+
+    def enumerated_by(self, algorithm: str) -> bool:
+        """Whether the suggestions of a search are those of :meth:`grid`, in order; listed ones always are."""
+        return algorithm == "grid" or bool(self.points)
 
     def dimensions_of(self, params: Params) -> list[Dimension]:
         """The dimensions that a configuration with these values has."""
@@ -133,7 +138,9 @@ class Space:
         return all(d.key in params and d.contains(params[d.key]) for d in self.dimensions_of(params))
 
     def grid(self) -> list[Params]:
-        """Every combination of the grid values, the last dimension fastest."""
+        """The listed configurations, or every combination of the grid values, the last dimension fastest."""
+        if self.points:
+            return list(self.points)
         combinations: list[Params] = [{}]
         for dimension in self.dimensions:
             values = dimension.grid_values()

@@ -25,9 +25,8 @@ from trainables.folder import TrialFolder
 
 def suggestions_per_split(sweep: SweepConfig) -> int:
     """Configurations that each split's study may suggest."""
-    if sweep.search.algorithm == "grid":
-        return min(sweep.search.trials, len(sweep.space.grid()))
-    return min(sweep.search.trials, len(sweep.space.points) or sweep.search.trials)
+    wanted = sweep.search.trials
+    return min(wanted, len(sweep.space.grid())) if sweep.space.enumerated_by(sweep.search.algorithm) else wanted
 
 
 def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:

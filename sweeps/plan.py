@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from results.state import SweepState
-from search_spaces.space import METHOD_KEY
 from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
 from sweeps.settings import SweepConfig
 from sweeps.trials import split_name
@@ -48,8 +47,8 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
 
 
 def _method(sweep: SweepConfig) -> str:
-    methods = sweep.space.methods or {point[METHOD_KEY] for point in sweep.space.points if METHOD_KEY in point}
-    return f"one of {len(methods)} methods" if methods else str(sweep.base["loss"]["_target_"])
+    methods = len(sweep.space.methods)
+    return f"one of {methods} methods" if methods else str(sweep.base["loss"]["_target_"])
 
 
 def _length(training: dict[str, object]) -> str:

@@ -324,13 +324,16 @@ def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
     faults = _check_method(space, base)
     if faults:
         return faults
+    varied = {dimension.key for dimension in space.dimensions}.union(*space.points)
+    for key in ("training.split", "training.seed"):
+        if key in varied:
+            remedy = f"list the values under search.{key.split('.')[1]}s"
+            faults.append(Fault(f"search.space: {key}", "is not searched but enumerated", remedy))
+    if faults:
+        return faults
     for point in space.points:
         faults += _check_point(space, base, point)
     for dimension in space.dimensions:
-        if dimension.key in ("training.split", "training.seed"):
-            remedy = f"list the values under search.{dimension.key.split('.')[1]}s"
-            faults.append(Fault(f"search.space: {dimension.key}", "is not searched but enumerated", remedy))
-            continue
         method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
         for value in dict.fromkeys(dimension.extremes()):
             faults += _check_point(space, base, method | {dimension.key: value})

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from bacs.checkpoints import CheckpointFolder
@@ -39,7 +40,7 @@ def train_trial(config: dict[str, Any]) -> None:
     with folder.claim():
         folder.take_error()  # of an attempt whose end no driver saw
         try:
-            _train(folder, config.get("pieces", 1))
+            _train(folder, config.get("pieces", 1), ray.get_runtime_context().get_node_id())
         except Exception as error:
             _leave_word(folder, error)
             raise
@@ -52,17 +53,17 @@ def _leave_word(folder: TrialFolder, error: Exception) -> None:
     folder.write_error(*told)
 
 
-def _train(folder: TrialFolder, pieces: int) -> None:
+def _train(folder: TrialFolder, pieces: int, node: str) -> None:
     values = folder.read_config()
     training = values["training"]
     training["micro_batches"] = training.get("micro_batches", 1) * pieces
     training["eval_batch_size"] = max(1, training["eval_batch_size"] // pieces)
     config = RunConfig.from_dict(values)
     with local_ranks(config, folder.checkpoints):
-        _drive(ContinualRun(config), folder, pieces)
+        _drive(ContinualRun(config), folder, pieces, node)
 
 
-def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1) -> None:
+def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1, node: str = "") -> None:
     def notice(text: str) -> None:
         _report("note", run.steps_done, run.epochs_done, [], notes=[text])
 
@@ -70,7 +71,7 @@ def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1) -> None:
     outputs = Outputs(folder.results, folder.pictures, notice)
     run.restore(checkpoints.latest())
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
-    place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "stage.0": first_stage}
+    place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "node": node, "stage.0": first_stage}
     place["notes"] = [*run.notes, *checkpoints.notes, *_note_on(pieces, run.config)]
     place["pieces"] = pieces
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
@@ -82,10 +83,11 @@ def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1) -> None:
             outputs.draw(event)
         elif isinstance(event, StepEnded):
             checkpoints.save(run.snapshot())
-            outputs.write(run.history())
+            if run.steps_done < run.split.n_steps:
+                outputs.write(run.history())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)
         elif isinstance(event, RunEnded):
-            outputs.write(run.history())  # again, in case the last attempt ended before it could
+            outputs.write(run.history())
             _report("final", run.steps_done, run.epochs_done, [], final=event.final)
 
 

@@ -124,13 +124,14 @@ class Detection:
         detector = detector_of(context.model)
         if self.compat.scrambled_prototypes and detector.ready(context.step):
             return
-        rows, values = detector.rows[context.step], detector.prototypes.values
+        row_of_class, rows = self._rows(context), detector.rows[context.step]
+        values = detector.prototypes.values
         totals = values.new_zeros(len(rows), values.shape[1], dtype=torch.float64)
         counts = values.new_zeros(len(rows), dtype=torch.float64)
         for batch in batches:
             projected = detector.project(context.model(batch.images).bottleneck)
             for i, row in enumerate(rows):
-                total, count = foreground_sum(projected, batch.labels, self._rows(context), row)
+                total, count = foreground_sum(projected, batch.labels, row_of_class, row)
                 totals[i] += total
                 counts[i] += count
         for i, row in enumerate(rows):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from bacs.distributed import sum_over_ranks
+from bacs.losses import functional
 from bacs.losses.detection import detector_of
 from bacs.model import Model
 from bacs.randomness import derive_seed
@@ -66,7 +66,7 @@ def _class_sums(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
     The labels (B, H, W) are brought to (h, w) by nearest neighbour, as for the prototypes.
     """
-    small = functional.interpolate(labels[:, None].float(), size=features.shape[-2:], mode="nearest")[:, 0].long()
+    small = functional.resize_labels(labels, (features.shape[-2], features.shape[-1]))
     counted = small < n_classes
     rows = features.permute(0, 2, 3, 1)[counted].double()
     rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from bacs.errors import RequestError
-from search_spaces.propose import StudySettings, Told, propose
+from search_spaces.propose import ALGORITHMS, StudySettings, Told, propose
 from search_spaces.space import METHOD_KEY, SPACES_DIR, known_spaces, load_space
 from sweeps.checks import check_request
 from sweeps.ledger import planned_total
@@ -141,12 +141,14 @@ def test_equal_trials_go_round_the_methods_and_look_at_their_own_results_alone(t
     assert (one != other) == (algorithm == "tpe")
 
 
-def test_a_list_of_configurations_is_run_as_it_stands(tmp_path, sweep_of):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_list_of_configurations_is_run_as_it_stands(tmp_path, sweep_of, algorithm):
     path = tmp_path / "winners.yaml"
     path.write_text("points: [{loss: mib, loss.kd_weight: 3.0}, {loss: er}, {training.lr_next: 0.001}]")
-    sweep = sweep_of(f"search.space={path}", "search.splits=[2-2,5-1]")
+    sweep = sweep_of(f"search.space={path}", "search.splits=[2-2,5-1]", f"search.algorithm={algorithm}")
     assert sweep.defaults == []
-    settings = StudySettings(sweep.space, "tpe", 0, "2-2", startup_trials=4)
+    assert sweep.space.methods == ("mib", "er")
+    settings = StudySettings(sweep.space, algorithm, 0, "2-2", startup_trials=4)
     history: list[Told] = []
     while (params := propose(settings, history)) is not None:
         history.append(Told(params, None))
@@ -167,6 +169,7 @@ def test_a_list_of_configurations_is_run_as_it_stands(tmp_path, sweep_of):
         ("[{loss: ewc}]", "names loss=ewc, which is unknown"),
         ("[{loss: mib, loss.kd: 3}]", r"loss\.kd"),
         ("[{loss: mib, loss.kd_weight: -3}]", r"is -3.0, but must be >= 0"),
+        ("[{loss: mib}, {training.seed: 3}]", r"training.seed: is not searched but enumerated"),
     ],
 )
 def test_faulty_lists_of_configurations_say_what_is_wrong(tmp_path, sweep_of, points, words):
