@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.ledger import Ledger
+from sweeps.ray_session import is_node_gone
 
 
 class JournalCallback(tune.Callback):
@@ -20,10 +21,13 @@ class JournalCallback(tune.Callback):
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
+        self._nodes: dict[str, str] = {}  # Ray's id of the one that each trial was last started on
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
+        if "node" in result:
+            self._nodes[trial.trial_id] = result["node"]
         if self._ledger is not None and "kind" in result:
             self._ledger.book_report(trial.config["trial"], result)
 
@@ -32,24 +36,30 @@ class JournalCallback(tune.Callback):
             self._ledger.drop(trial.config["trial"])
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, will_retry=True, lost_node=_lost_its_node(trial))
+        self._failed(trial, will_retry=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._failed(trial, will_retry=False, lost_node=_lost_its_node(trial))
+        self._failed(trial, will_retry=False)
 
-    def _failed(self, trial: TuneTrial, *, will_retry: bool, lost_node: bool) -> None:
+    def _failed(self, trial: TuneTrial, *, will_retry: bool) -> None:
         if self._ledger is not None:
-            told = _last_error(trial)
-            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost_node, ray_text=told)
+            told, lost = _last_error(trial), self._lost_its_node(trial)
+            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost, ray_text=told)
+
+    def _lost_its_node(self, trial: TuneTrial) -> bool:
+        """Whether the machine went away under a trial: pre-empted, drained, crashed.
+
+        Ray's error says so if Ray knows by then. When a node has just crashed, it only says that the actor is dead or
+        out of reach.
+        """
+        error = trial.get_pickled_error()
+        if not isinstance(error, RayActorError):
+            return False
+        told = error.preempted or "its node has died" in str(error)
+        return told or is_node_gone(self._nodes.get(trial.trial_id, ""))
 
     def __reduce__(self) -> tuple[Callable[..., JournalCallback], tuple[None]]:
         return (JournalCallback, (None,))  # Tune pickles its settings once; the ledger belongs to the living driver
-
-
-def _lost_its_node(trial: TuneTrial) -> bool:
-    """Whether the machine went away under a trial: pre-empted, drained, crashed."""
-    error = trial.get_pickled_error()
-    return isinstance(error, RayActorError) and (error.preempted or "its node has died" in str(error))
 
 
 def _last_error(trial: TuneTrial) -> str:

@@ -110,10 +110,9 @@ def watch_ray() -> Callable[[], str | None]:
         return lambda: None
     host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
     raylet: str = global_worker.node.raylet_socket_name
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     answers = {
         "raylet": lambda: _answers(socket.AF_UNIX, raylet),
-        "control store": lambda: _answers(family, (host.strip("[]"), int(port))),
+        "control store": lambda: _answers(_family_of(host), (host.strip("[]"), int(port))),
     }
     silent_since: dict[str, float] = {}
 
@@ -126,6 +125,31 @@ def watch_ray() -> Callable[[], str | None]:
         return None
 
     return lost
+
+
+def is_node_gone(node_id: str) -> bool:
+    """Whether a node of the cluster is known to be dead, or its raylet does not answer (``False``: nobody knows it).
+
+    Args:
+        node_id: Ray's, hexadecimal.
+    """
+    import ray
+    from ray._private.worker import global_worker
+
+    try:
+        node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    except Exception:  # Ray raises many; whatever is wrong with the control store, the node has not been seen dead
+        return False
+    if node is None or not node["Alive"]:
+        return node is not None
+    if global_worker.node is None:  # behind a Ray client the nodes' addresses need not be ours to reach
+        return False
+    host = node["NodeManagerAddress"]
+    return not _answers(_family_of(host), (host, node["NodeManagerPort"]))
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _answers(family: socket.AddressFamily, address: Any) -> bool:

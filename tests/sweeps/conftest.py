@@ -28,6 +28,8 @@ class CommandLine:
 
     def __init__(self, folder: Path, ray_folder: Path) -> None:
         self.storage = folder / "runs"
+        self.source = ROOT
+        """Where the code that runs lies."""
         self.environment = os.environ | {
             "HOME": str(folder),  # Ray writes a token there
             "RAY_TMPDIR": str(ray_folder),
@@ -43,7 +45,7 @@ class CommandLine:
         command = [sys.executable, "-m", "sweeps", *arguments, "--storage", str(self.storage)]
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=self.source,
             env=self.environment,
             stdin=terminal,
             stdout=subprocess.PIPE if terminal is None else terminal,
@@ -63,18 +65,19 @@ class CommandLine:
     def journal(self, name: str) -> Path:
         return self.storage / name / "journal.jsonl"
 
-    def processes(self) -> list[int]:
-        """Living processes that work for this storage or this Ray folder."""
+    def processes(self) -> dict[int, str]:
+        """Living processes that work for this storage or this Ray folder, with their command lines."""
         marks = (str(self.storage), self.environment["RAY_TMPDIR"])
-        found = []
+        found = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                text = (path / "cmdline").read_text() + (path / "environ").read_text()
+                command = (path / "cmdline").read_text()
+                text = command + (path / "environ").read_text()
                 state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
             except OSError:
                 continue
             if state != "Z" and int(path.name) != os.getpid() and any(mark in text for mark in marks):
-                found.append(int(path.name))
+                found[int(path.name)] = command.replace("\0", " ").strip()
         return found
 
     def stop_everything(self) -> None:

@@ -18,6 +18,8 @@ from tests.sweeps.conftest import TINY_SWEEP, CommandLine
 def tracked(storage: Path) -> dict[str, dict]:
     """Every run in the tracking database, by run id, read with plain SQL."""
     with sqlite3.connect(storage / "mlflow.db") as database:
+        if not database.execute("select 1 from sqlite_master where name = 'runs'").fetchone():
+            return {}  # its schema is still being made
         runs = {
             run: {"status": status, "tags": {}, "params": {}, "points": []}
             for run, status in database.execute("select run_uuid, status from runs where lifecycle_stage = 'active'")
