@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.sweeps.test_sweep import _wait_for_record, assert_tracked_completely
 
 pytestmark = pytest.mark.slow
 
-SWEEP = [*TINY_SWEEP, "training.iterations_per_epoch=12", "search.splits=[5-5]", "search.references=[]"]
+SWEEP = [*TINY_SWEEP, "training.iterations_per_epoch=60", "search.splits=[5-5]", "search.references=[]"]
 
 
 @pytest.fixture
@@ -43,6 +44,20 @@ def node_under(cluster, journal: Path, trial: str):
     return next(node for node in cluster.worker_nodes if _raylet(node) == parent)
 
 
+def at_work(sweeps, process) -> str:
+    """The trial that runs, has reported and has most work left."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        if sweeps.journal("nodes").exists():
+            trials = SweepState.load(sweeps.journal("nodes")).trials.values()
+            running = [trial for trial in trials if trial.status == "running" and trial.points]
+            if running:
+                return min(running, key=lambda trial: len(trial.points)).key
+        time.sleep(0.1)
+    raise AssertionError("no trial ran")
+
+
 def _raylet(node) -> int:
     return node.all_processes["raylet"][0].process.pid
 
@@ -51,16 +66,12 @@ def test_trials_of_lost_nodes_go_on_elsewhere_and_have_not_failed(sweeps, cluste
     process = sweeps.start(
         "run", "digits", "--name", "nodes", *SWEEP, "sweep.max_failures=0", "--address", cluster.address
     )
-    _wait_for_record(sweeps, "nodes", "reported", process)
-    trials = SweepState.load(sweeps.journal("nodes")).trials.values()
-    crashed = next(trial.key for trial in trials if trial.status == "running" and trial.points)
+    crashed = at_work(sweeps, process)
     cluster.remove_node(node_under(cluster, sweeps.journal("nodes"), crashed), allow_graceful=False)
     _wait_for_record(sweeps, "nodes", "failed", process)
 
     cluster.add_node(num_cpus=1)
-    _wait_for_record(sweeps, "nodes", "reported", process)
-    trials = SweepState.load(sweeps.journal("nodes")).trials.values()
-    preempted = next(trial.key for trial in trials if trial.status == "running" and trial.points)
+    preempted = at_work(sweeps, process)
     os.kill(_raylet(node_under(cluster, sweeps.journal("nodes"), preempted)), signal.SIGTERM)
 
     output, _ = process.communicate(timeout=400)
