@@ -30,7 +30,7 @@ from sweeps.cluster import keep_secrets
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.ledger import Ledger, trials_at_once
-from sweeps.ray_session import start_ray, watch_ray
+from sweeps.ray_session import end_own_ray, start_ray, watch_ray
 from sweeps.settings import SweepConfig
 
 JOURNAL = "journal.jsonl"
@@ -58,7 +58,7 @@ def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False)
     with Journal(journal_path) as journal:
         ledger = Ledger(sweep, journal, SweepState.load(journal_path))
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
-        with Guard(partial(_last_words, ledger, tracker, console), journal.hurry) as guard:
+        with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
             _open_books(ledger, journal.repaired_bytes)

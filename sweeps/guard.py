@@ -32,12 +32,18 @@ class Guard:
     never waits for the main thread, which may stand still in a call to a Ray that is gone.
     """
 
-    def __init__(self, last_words: Callable[[str, float], None], hurry: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        last_words: Callable[[str, float], None],
+        hurry: Callable[[], None] = lambda: None,
+        before_exit: Callable[[], None] = lambda: None,
+    ) -> None:
         """A guard that does nothing yet.
 
         Args:
             last_words: called before the process is ended, with the reason and the seconds it may take.
             hurry: called once an end is near: nothing that the main thread waits for may be waited for any longer.
+            before_exit: called right before the process is ended; must not wait for anything.
         """
         self.draining = threading.Event()
         self.has_work = False
@@ -46,6 +52,7 @@ class Guard:
         """Asked about once a second, in the guard's thread: why work cannot go on."""
         self._last_words = last_words
         self._hurry = hurry
+        self._before_exit = before_exit
         self._asked_at: float | None = None
         self._closed = threading.Event()
         self._previous: dict[int, Any] = {}
@@ -120,6 +127,7 @@ class Guard:
         words = threading.Thread(target=self._last_words, args=(reason, seconds), daemon=True)
         words.start()
         words.join(seconds)
+        self._before_exit()
         os._exit(FAILED)
 
 

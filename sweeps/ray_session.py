@@ -21,6 +21,7 @@ PATIENCE_SECONDS = {"raylet": 4.0, "control store": 30.0}
 """How long each may refuse to answer before it counts as gone. Ray itself waits for ever for its raylet, and aborts the
 whole process after a minute without its control store (GCS), which a cluster may restart before that."""
 _CONNECT_SECONDS = 1.0
+_GRACE_SECONDS = 2.0
 START_ATTEMPTS = 3
 
 _SETTINGS = {
@@ -89,10 +90,25 @@ def _start_patiently(start: Callable[[], object]) -> None:
     )
 
 
-def _children() -> set[int]:
-    """Processes that this one has started (Linux; elsewhere they are Ray's to end)."""
+def end_own_ray() -> None:
+    """Kills what this process has started, and what that has, without asking Ray.
+
+    Killed together with its control store, Ray's agents would go on for a minute, trying to tell it of their raylet.
+    """
+    pids = {os.getpid()}
+    found: list[int] = []
+    while pids:
+        pids = {child for pid in pids for child in _children(pid)}
+        found += pids
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int | str = "self") -> set[int]:
+    """Processes that one has started (Linux; elsewhere they are Ray's to end)."""
     pids: set[int] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # the thread has ended
             pids.update(map(int, path.read_text(encoding="ascii").split()))
     return pids
@@ -128,11 +144,21 @@ def watch_ray() -> Callable[[], str | None]:
 
 
 def is_node_gone(node_id: str) -> bool:
-    """Whether a node of the cluster is known to be dead, or its raylet does not answer (``False``: nobody knows it).
+    """Whether a node of the cluster is dead (``False``: nobody knows it).
+
+    A raylet that dies takes its workers with it, and may itself be seen a moment later than they.
 
     Args:
         node_id: Ray's, hexadecimal.
     """
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while not (gone := _is_node_gone(node_id)) and time.monotonic() < deadline:
+        time.sleep(_GRACE_SECONDS / 10)
+    return gone
+
+
+def _is_node_gone(node_id: str) -> bool:
+    """Whether its death is known by now, or its raylet does not answer."""
     import ray
     from ray._private.worker import global_worker
 

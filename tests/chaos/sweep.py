@@ -19,8 +19,8 @@ from tests.chaos.processes import Process, belonging, end_all
 from tests.chaos.services import SmallDisk, TrackingServer
 
 ROOT = Path(__file__).parent.parent.parent
-ORPHAN_SECONDS = 30.0
-"""After this time nothing of a driver that is gone may live."""
+ORPHAN_SECONDS = 90.0
+"""After this time nothing of a driver that is gone may live: Ray's agents look for its control store for a minute."""
 STALL_SECONDS = 300.0
 """A living driver that journals nothing for so long is stuck; nothing here takes a tenth of it."""
 

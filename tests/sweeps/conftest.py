@@ -85,7 +85,7 @@ class CommandLine:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90  # Ray's agents look for a control store that was killed for a minute
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.5)
         for pid in left:
