@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.ledger import Ledger
 from sweeps.ray_session import is_node_gone
+from sweeps.retries import tells_of_python
 
 
 class JournalCallback(tune.Callback):
@@ -43,20 +44,10 @@ class JournalCallback(tune.Callback):
 
     def _failed(self, trial: TuneTrial, *, will_retry: bool) -> None:
         if self._ledger is not None:
-            told, lost = _last_error(trial), self._lost_its_node(trial)
-            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost, ray_text=told)
-
-    def _lost_its_node(self, trial: TuneTrial) -> bool:
-        """Whether the machine went away under a trial: pre-empted, drained, crashed.
-
-        Ray's error says so if Ray knows by then. When a node has just crashed, it only says that the actor is dead or
-        out of reach.
-        """
-        error = trial.get_pickled_error()
-        if not isinstance(error, RayActorError):
-            return False
-        told = error.preempted or "its node has died" in str(error)
-        return told or is_node_gone(self._nodes.get(trial.trial_id, ""))
+            text = _last_error(trial)
+            # Of a node that has just crashed Ray only tells that the actor is dead or out of reach.
+            lost = will_retry or (not tells_of_python(text) and is_node_gone(self._nodes.get(trial.trial_id, "")))
+            self._ledger.book_failure(trial.config["trial"], will_retry=will_retry, lost_node=lost, ray_text=text)
 
     def __reduce__(self) -> tuple[Callable[..., JournalCallback], tuple[None]]:
         return (JournalCallback, (None,))  # Tune pickles its settings once; the ledger belongs to the living driver

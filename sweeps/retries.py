@@ -16,7 +16,6 @@ NO_WORD = "the worker process died without a Python error"
 _LOST_NODE = ("node has died", "node was terminated", "NodeDiedError")
 _SHORT_OF_MEMORY = "low on memory"
 _PYTHON_ERROR = "ray::"
-"""How Ray's text begins when a Python error ended the trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +41,17 @@ class Ending:
 def ending_of(ray_text: str, *, lost_node: bool = False) -> Ending:
     """What Ray tells of an attempt that left no word itself; ``lost_node``: known from elsewhere."""
     lines = ray_text.strip().splitlines() or [NO_WORD]
-    if ray_text.lstrip().startswith(_PYTHON_ERROR):  # it could not write, or another process held its folder
+    if tells_of_python(ray_text):  # it could not write, or another process held its folder
         return Ending(_cause_told(lines[-1]), lines[-1], ray_text)
     if _SHORT_OF_MEMORY in ray_text:
         return Ending(OUT_OF_MEMORY, "Ray killed the worker: its machine ran low on memory", ray_text)
     lost = lost_node or any(words in ray_text for words in _LOST_NODE)
     return Ending(DIED, "its node was lost" if lost else NO_WORD, ray_text, lost_node=lost)
+
+
+def tells_of_python(ray_text: str) -> bool:
+    """Whether a Python error ended the attempt."""
+    return ray_text.lstrip().startswith(_PYTHON_ERROR)
 
 
 def _cause_told(error: str) -> str:

@@ -58,7 +58,7 @@ def assert_interrupted(line: CommandLine, name: str, process: subprocess.Popen[s
     assert "Traceback" not in output
     last = records(line, name)[-1]
     assert (last["kind"], last["status"]) == ("ended", "interrupted")
-    assert not [record for record in records(line, name) if record["kind"] == "failed"]
+    assert not [record for record in records(line, name) if record["kind"] == "failed" and record["charged"]]
 
 
 def test_signals_at_every_phase_drain_in_time_and_the_sweep_goes_on(sweeps):
