@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import ResultsError
+from results.mlflow_database import make_database
 from results.projection import Point
 
 _ENTITIES_A_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # what a server takes at most
@@ -68,7 +69,7 @@ class RunStore:
     """One experiment of one tracking server or database."""
 
     def __init__(self, uri: str, experiment: str, artifact_root: Path) -> None:
-        """Connect; a missing SQLite database (2-4 s) and a missing experiment are created.
+        """Connect; a missing SQLite database and a missing experiment are created.
 
         Args:
             uri: the tracking URI.
@@ -79,7 +80,7 @@ class RunStore:
         from mlflow import MlflowClient
 
         if is_sqlite(uri):
-            sqlite_path(uri).parent.mkdir(parents=True, exist_ok=True)
+            make_database(sqlite_path(uri).absolute())
         self._client = MlflowClient(tracking_uri=uri)
         root = artifact_root.resolve().as_uri() if is_sqlite(uri) else None
         self._experiment_id = self._get_or_create_experiment(experiment, root)

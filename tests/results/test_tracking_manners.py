@@ -35,6 +35,24 @@ def test_a_fresh_database_is_created_without_a_word(scribe, spawn, tmp_path):
     assert process.returncode == 0
 
 
+def test_a_process_killed_while_it_makes_the_database_harms_nobody(scribe, spawn, tmp_path):
+    scribe.created()
+    scribe.run_trial(0)
+    code = "import sys; from results import Tracker; Tracker(sys.argv[1], 'digits', sys.argv[2]).sync_once()"
+    folder = tmp_path / "new"
+    draft = folder / ".mlflow.db.tmp"
+    for size in (100_000, 600_000):
+        process = spawn("-c", code, f"sqlite:///{folder / 'mlflow.db'}", scribe.path)
+        while not draft.exists() or draft.stat().st_size < size:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not (folder / "mlflow.db").exists()
+    assert Tracker(f"sqlite:///{folder / 'mlflow.db'}", "digits", scribe.path).sync_once() > 0
+    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
 def test_settings_of_the_user_stay(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     Tracker("http://127.0.0.1:9", "digits", tmp_path / "journal.jsonl")
