@@ -79,7 +79,9 @@ def tear_journal(sweep: Sweep, random: Random) -> str:
     data = sweep.journal.read_bytes()
     if not data.endswith(b"\n"):
         raise Missed
-    half = random.choice(data.splitlines(keepends=True))
+    lines = data.splitlines(keepends=True)
+    _, number, rest = random.choice(lines).partition(b",")
+    half = b'{"seq":%d%s%s' % (len(lines) + 1, number, rest)
     half = half[: random.randrange(1, len(half))]
     with sweep.journal.open("ab") as file:
         file.write(half)
