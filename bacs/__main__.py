@@ -21,6 +21,7 @@ from bacs.lineage import run_identity
 from bacs.outputs import Outputs
 from bacs.patience import StorageRefusedError
 from bacs.run import ContinualRun, DivergedError
+from bacs.stages import begin
 from bacs.view import RunView
 
 PICTURES, RESULTS = Path("runs/pictures"), Path("runs/results")
@@ -69,12 +70,14 @@ def drive(run: ContinualRun, console: Console) -> None:
     for note in run.notes:
         notice(note)
     path = _checkpoint_folder(run.config)
-    folder = None
+    folder, shared = None, None
     if path is not None:
         folder = CheckpointFolder(path, run_identity(run.config), notice)
-        run.restore(folder.latest())
+        shared = begin(run, folder, notice)
         for note in folder.notes:
             notice(note)
+        if shared is not None and shared.taken:
+            notice(f"steps 0 to {shared.taken - 1} were found in {run.config.training.stages}")
     pictures = path / "pictures" if path is not None else PICTURES / _run_name(run.config)
     results = path / "results" if path is not None else RESULTS / _run_name(run.config)
     console.print(f"results: {results}", markup=False, soft_wrap=True)
@@ -87,6 +90,8 @@ def drive(run: ContinualRun, console: Console) -> None:
                 outputs.draw(event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
+                if shared is not None and isinstance(event, StepEnded):
+                    shared.give(event.step)
             steps_follow = isinstance(event, StepEnded) and run.steps_done < run.split.n_steps
             if steps_follow or isinstance(event, RunEnded):
                 outputs.write(run.history())

@@ -13,12 +13,14 @@ import os
 import pickle
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
 
-FORMAT = 2
+FORMAT = 3
+TENSORS = "tensors.pt"
 
 
 class BundleError(Exception):
@@ -38,19 +40,38 @@ def save_bundle(folder: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> 
     Raises:
         OSError: storage refused; nothing has changed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    staging.mkdir()
-    try:
-        record = {"format": FORMAT, "sha256": _write_tensors(staging / "tensors.pt", tensors), "meta": meta}
-        with (staging / "meta.json").open("w", encoding="utf-8") as file:
-            json.dump(record | {"check": _check(record)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(staging)
+    with _staged(folder) as staging:
+        _write_meta(staging, _write_tensors(staging / TENSORS, tensors), meta)
         _put_in_place(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def copy_bundle(source: Path, folder: Path, meta: dict[str, Any]) -> bool:
+    """Writes the tensors of a bundle under another name, with other metadata; both share the bytes on the disk.
+
+    Any number of processes may write to ``folder``: what is there first stays.
+
+    Returns:
+        Whether this call has put it there.
+
+    Raises:
+        BundleError: the source is damaged.
+        OSError: storage refused; nothing has changed.
+    """
+    source = _where(source)
+    digest = load_meta(source)["sha256"]
+    with _staged(folder) as staging:
+        _link_or_copy(source / TENSORS, staging / TENSORS)
+        if _digest(staging / TENSORS) != digest:
+            raise BundleError(f"{source / TENSORS}: the checksum does not match, the file is damaged")
+        _write_meta(staging, digest, meta)
+        try:
+            staging.rename(folder)
+        except OSError:
+            if folder.exists():
+                return False
+            raise
+        sync_folder(folder.parent)
+    return True
 
 
 def load_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,7 +82,7 @@ def load_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     folder = _where(folder)
     record = load_meta(folder)
-    path = folder / "tensors.pt"
+    path = folder / TENSORS
     try:
         if _digest(path) != record["sha256"]:
             raise BundleError(f"{path}: the checksum does not match, the file is damaged")
@@ -85,6 +106,36 @@ def load_meta(folder: Path) -> dict[str, Any]:
     if check != _check(record) or record.get("format") != FORMAT:
         raise BundleError(f"{path}: the checksum does not match or the format is not {FORMAT}")
     return record
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder``, which is gone in the end unless it was renamed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_meta(staging: Path, sha256: str, meta: dict[str, Any]) -> None:
+    record = {"format": FORMAT, "sha256": sha256, "meta": meta}
+    with (staging / "meta.json").open("w", encoding="utf-8") as file:
+        json.dump(record | {"check": _check(record)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(staging)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def bundle_names(parent: Path) -> set[str]:

@@ -39,12 +39,17 @@ class _Place:
 
     @property
     def name(self) -> str:
-        return f"stage-{self.step:03d}" if self.epoch is None else f"epoch-{self.step:03d}-{self.epoch:05d}"
+        return stage_name(self.step) if self.epoch is None else f"epoch-{self.step:03d}-{self.epoch:05d}"
 
     @property
     def order(self) -> tuple[bool, int, int]:
         """Epochs, from first to last, then stages."""
         return self.epoch is None, self.step, self.epoch or 0
+
+
+def stage_name(step: int) -> str:
+    """The folder of a finished step."""
+    return f"stage-{step:03d}"
 
 
 class CheckpointFolder:
@@ -95,6 +100,10 @@ class CheckpointFolder:
         if lost:
             self.notes.append(f"trains step {step} again: no checkpoint of its end can be used")
         return found
+
+    def stages_done(self) -> int:
+        """Steps up to the last whose end was saved; whether that can be used shows when it is loaded."""
+        return max((place.step + 1 for place in self._places() if place.epoch is None), default=0)
 
     def _take_last(self, places: list[_Place], found: list[Snapshot]) -> None:
         for place in reversed(places):

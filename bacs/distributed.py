@@ -40,6 +40,12 @@ def mean_share(count: Tensor) -> Tensor:
     return count if world_size() == 1 else sum_over_ranks(count.double()) / world_size()
 
 
+def wait_for_all() -> None:
+    """Returns when every rank has called it."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def from_first(value: Any) -> Any:
     """Rank 0's value, on every rank. Plain objects and tensors on the CPU."""
     if world_size() == 1:

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
+from bacs.distributed import wait_for_all
 from bacs.errors import RequestError
 from bacs.lineage import run_identity
 from bacs.patience import StorageRefusedError
@@ -102,6 +103,7 @@ def follow(task_file: Path, rank: int) -> int:
     try:
         run = ContinualRun(config)
         if task["checkpoints"]:
+            wait_for_all()  # rank 0 may take over shared steps
             run.restore(CheckpointFolder(Path(task["checkpoints"]), run_identity(config)).latest())
         for _ in run.events():
             pass

@@ -12,11 +12,12 @@ import json
 from typing import Any
 
 from bacs import __version__
+from bacs.building import build_method
 from bacs.components import Component
 from bacs.config import RunConfig, classes_of, domains_of
 from bacs.data import parse_split
 from bacs.precision import Numerics
-from bacs.schema import acts_from
+from bacs.schema import acts_from, measuring
 
 VARIES_WITH_STEP = ("split", "shuffle_classes")
 """Training fields that enter through the classes of the steps so far instead of by their text."""
@@ -31,10 +32,8 @@ def passive_keys(config: RunConfig) -> set[str]:
     """The dotted keys of the fields that never change a result."""
     keys = set()
     for group in config.resolved:
-        part: Component | Any = getattr(config, group)
-        settings = part.settings if isinstance(part, Component) else part
-        fields = {} if isinstance(settings, dict) else acts_from(type(settings))
-        keys |= {f"{group}.{name}" for name, first in fields.items() if first is None}
+        schema = _schema(getattr(config, group))
+        keys |= {f"{group}.{name}" for name, first in acts_from(schema).items() if first is None} if schema else set()
     return keys
 
 
@@ -44,35 +43,73 @@ def stage_key(config: RunConfig, step: int, manifest: str, numerics: Numerics) -
 
 
 def stage_preimage(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> dict[str, Any]:
-    """Everything that the outcome of stage ``step`` depends on, readable."""
-    training = config.training
-    names = domains_of(config.dataset) or classes_of(config.dataset)
-    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
-    steps = split.joint().steps if training.mode == "joint" else split.steps
-    fields = {group: _acting(config, group, step) for group in config.resolved if group not in ("dataset", "ood")}
-    for name in VARIES_WITH_STEP:
-        fields["training"].pop(name, None)
+    """Everything that the outcome of stage ``step`` depends on, and what is measured in it, readable."""
     return {
-        "fields": fields,
-        "classes": [list(classes) for classes in steps[: step + 1]],
+        **acting_fields(config, step),
         "data": manifest,
         "numerics": numerics.describe(),
         "version": __version__,
     }
 
 
+def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
+    """The part of a pre-image that the configuration alone decides."""
+    training = config.training
+    names = domains_of(config.dataset) or classes_of(config.dataset)
+    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
+    steps = split.joint().steps if training.mode == "joint" else split.steps
+    # What the original does in train mode at the end of a step changes the model by what the next step asks for.
+    acting = step + 1 if config.compat.train_mode_collection else step
+    fields = {group: _acting(config, group, acting) for group in config.resolved if group not in ("dataset", "ood")}
+    for name in VARIES_WITH_STEP:
+        fields["training"].pop(name, None)
+    if acting == 0 and config.loss.factory.plain_step_0:
+        detection = build_method(config.loss, training, config.compat).detection
+        fields["loss"] = {
+            "terms": "cross_entropy",
+            "detector": None if detection is None else dataclasses.asdict(detection.settings),
+        }
+        fields["training"].pop("bg_detector")
+    measured = {group: _measuring(config, group) for group in config.resolved}
+    return {
+        "fields": fields,
+        "measured": {group: values for group, values in measured.items() if values},
+        "classes": [list(classes) for classes in steps[: step + 1]],
+    }
+
+
 def _acting(config: RunConfig, group: str, step: int | None) -> dict[str, Any]:
     """The fields of a group that act up to ``step`` (``None``: in any step)."""
-    part: Component | Any = getattr(config, group)
-    settings = part.settings if isinstance(part, Component) else part
-    schema = {} if isinstance(settings, dict) else acts_from(type(settings))
-    values = settings if isinstance(settings, dict) else dataclasses.asdict(settings)
+    part = getattr(config, group)
+    schema = _schema(part)
+    known = acts_from(schema) if schema else {}
     fields = {}
-    for name, value in values.items():
-        first = schema.get(name, 0)
+    for name, value in _values(part).items():
+        first = known.get(name, 0)
         if first is not None and (step is None or first <= step):
             fields[name] = value
     return {"_target_": part.target, **fields} if isinstance(part, Component) else fields
+
+
+def _measuring(config: RunConfig, group: str) -> dict[str, Any]:
+    """The fields of a group that decide what is measured; all of ``ood``, which does nothing else."""
+    part = getattr(config, group)
+    if group == "ood":
+        return _acting(config, group, None)
+    schema = _schema(part)
+    wanted = measuring(schema) if schema else set()
+    return {name: value for name, value in _values(part).items() if name in wanted}
+
+
+def _schema(part: Any) -> type | None:
+    """The dataclass of a section; ``None``: a class of torch, with plain arguments, all of which act."""
+    settings = part.settings if isinstance(part, Component) else part
+    return None if isinstance(settings, dict) else type(settings)
+
+
+def _values(part: Any) -> dict[str, Any]:
+    settings = part.settings if isinstance(part, Component) else part
+    return settings if isinstance(settings, dict) else dataclasses.asdict(settings)
 
 
 def _digest(preimage: dict[str, Any]) -> str:

@@ -83,6 +83,7 @@ class ContinualRun:
         self._validated: list[Scores] = []
         self._validated_epoch: Scores | None = None  # of the model as it is, if this process has measured it
         self._clock = Stopwatch()  # of the step under way
+        self._late_points: list[Point] = []  # of the step before, told with the next event
 
     # ------------------------------------------------------------------ the course of a run
 
@@ -99,8 +100,8 @@ class ContinualRun:
         view = self.stream.training_view(step)
         for epoch in range(self._place[1], epochs):
             with self._clock.running():
-                points = self._epoch(step, epoch, view)
-            self._place = (step, epoch + 1)
+                points = self._late_points + self._epoch(step, epoch, view)
+            self._place, self._late_points = (step, epoch + 1), []
             self.points += points
             yield EpochEnded(step, epoch + 1, epochs, self._epochs_before(step) + epoch + 1, self.epochs_total, points)
         ended = self._end_step(step, view)
@@ -108,8 +109,14 @@ class ContinualRun:
         yield ended
 
     def _begin_step(self, step: int) -> None:
-        """Teacher, new heads, memory with room for the new logits, a new optimizer."""
+        """Memory of the step before, teacher, new heads, a new optimizer."""
         training = self.config.training
+        self._clock = Stopwatch()
+        if step > 0 and not self.config.compat.train_mode_collection:
+            with self._clock.running():
+                self._to_device()
+                self._remember(step - 1)
+            self._late_points = self._points_at(step - 1, self._memory_metrics())
         seed_everything(training.seed, "grow", step)
         if step > 0:
             self.teacher = self.model.snapshot() if self.method.uses_teacher else None
@@ -117,14 +124,31 @@ class ContinualRun:
         self.model.grow(self.split.heads[step], self._growth_init())
         if world_size() > 1:
             self.model = synced(self.model)
-        self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._to_device()
         self._optimizer = StepOptimizer(self.config, self.method, self.model, step, self._lengths[step])
         self.media.begin_step(step, self.model)
         if step > 0:
             view, size = self.stream.training_view(step), training.eval_batch_size
             with self.numerics.autocast(), torch.no_grad():
                 self.method.begin_step(self._context(step, 0), self.stream.in_order(view, size))
-        self._clock = Stopwatch()
+
+    def _to_device(self) -> None:
+        self.model.to(self.numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _remember(self, step: int) -> None:
+        """Offers the images of a finished step to the memory, with the model as it was then.
+
+        That is done at the beginning of the next step, so that no outcome of a step depends on the room there is for
+        its images. (Under ``compat.train_mode_collection`` it changes the model, so there it belongs to the step.)
+        """
+        if self.memory.capacity == 0:
+            return
+        self.model.eval()
+        view, size = self.stream.training_view(step), self.config.training.eval_batch_size
+        Remembering(self.stream, self.model, view, step, size, self.config.compat).fill(self.memory)
+
+    def _memory_metrics(self) -> dict[str, float]:
+        return {"replay/items": float(len(self.memory)), "replay/mb": self.memory.megabytes}
 
     def _growth_init(self) -> str:
         if self.model.network.growth_inits == TOKEN_INITS:
@@ -190,17 +214,16 @@ class ContinualRun:
         return StepEnded(step, self.split.n_steps, names, points)
 
     def _finish(self, step: int, view: StepView) -> dict[str, float]:
-        """What belongs to the step itself: the detector's prototype, the memory, the scores."""
+        """What belongs to the step itself: the detector's prototype, the scores."""
         self.model.eval()
         context = self._context(step, len(self._lengths[step]))
         size = self.config.training.eval_batch_size
         with self.numerics.autocast(), torch.no_grad():
             self.method.finish_step(context, self.stream.in_order(view, size))
             extra = self.method.diagnose(context, self.stream.in_order(self.stream.seen_view("val", step), size))
-        if step + 1 < self.split.n_steps and self.memory.capacity > 0:
-            Remembering(self.stream, self.model, view, step, size, self.config.compat).fill(self.memory)
-            if self.config.compat.train_mode_collection:  # has moved the running statistics
-                self._validated_epoch = None
+        if step + 1 < self.split.n_steps and self.config.compat.train_mode_collection:
+            self._remember(step)
+            self._validated_epoch = None  # the running statistics have moved
         self._tested.append(self.evaluator.measure(self.model, "test", step))
         self._validated.append(self._validated_epoch or self.evaluator.measure(self.model, "val", step))
         self.media.measured(step, None, self._tested[step])
@@ -216,7 +239,7 @@ class ContinualRun:
             "validated": [dataclasses.asdict(scores) for scores in self._validated],
             "points": [list(point) for point in self.points],
             "clock": dataclasses.asdict(self._clock),
-            "model": ModelRecord.of(self.config, self.data, self.split).state(),
+            "model": self.record.state(),
             **self.media.state(),
         }
         if epoch == 0:
@@ -237,7 +260,7 @@ class ContinualRun:
                 self._begin_step(snapshot.step)
                 self.model.load_state_dict(snapshot.tensors["model"])
                 self._optimizer_of_step().load_state_dict(snapshot.tensors["optimizer"])
-                self._place = (snapshot.step, snapshot.epoch)
+                self._place, self._late_points = (snapshot.step, snapshot.epoch), []
             self._restore_meta(snapshot.meta)
 
     def _restore_stage(self, snapshot: Snapshot) -> None:
@@ -288,9 +311,9 @@ class ContinualRun:
                 values[f"val/miou_{name}"] = validation[f"miou/{name}"]
         for label, iou in enumerate(self._tested[step].iou):
             values[f"class_iou/{self.stream.class_name(label)}"] = iou
+        if step + 1 == self.split.n_steps or self.config.compat.train_mode_collection:
+            extra = extra | self._memory_metrics()
         values |= extra | {
-            "replay/items": float(len(self.memory)),
-            "replay/mb": self.memory.megabytes,
             "time/step_seconds": self._clock.seconds,
             "time/step_cpu_seconds": self._clock.cpu_seconds,
         }
@@ -323,6 +346,11 @@ class ContinualRun:
     @property
     def epochs_total(self) -> int:
         return self._epochs_before(self.split.n_steps)
+
+    @property
+    def record(self) -> ModelRecord:
+        """What checkpoints say about the model."""
+        return ModelRecord.of(self.config, self.data, self.split)
 
     @property
     def steps_done(self) -> int:

@@ -17,6 +17,7 @@ def knob(
     default: Any = dataclasses.MISSING,
     *,
     acts_from: int | None = 0,
+    measures: bool = False,
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -29,13 +30,23 @@ def knob(
         default: the default value; left out, the field is required.
         acts_from: the first continual step whose outcome can depend on the field (0-based); ``None`` for a field
             that never changes a result (where to cache, how often to show progress).
+        measures: whether it decides what is measured or drawn, or in which order numbers are summed up: results are
+            then comparable, but what is kept of a step is not the same.
         ge: smallest legal number (of each number, where the field holds a list).
         gt: number that it must exceed.
         le: largest legal number.
         lt: number that it must stay below.
         choices: the legal values.
     """
-    metadata = {"acts_from": acts_from, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    metadata = {
+        "acts_from": acts_from,
+        "measures": measures,
+        "ge": ge,
+        "gt": gt,
+        "le": le,
+        "lt": lt,
+        "choices": choices,
+    }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -178,3 +189,8 @@ def _broken_bound(rules: Mapping[str, Any], number: float) -> str | None:
 def acts_from(schema: type) -> dict[str, int | None]:
     """For each field the first step it acts in (``None``: never)."""
     return {field.name: field.metadata.get("acts_from", 0) for field in dataclasses.fields(schema)}
+
+
+def measuring(schema: type) -> set[str]:
+    """The fields that decide what is measured."""
+    return {field.name for field in dataclasses.fields(schema) if field.metadata.get("measures")}

@@ -39,7 +39,7 @@ class TrainingConfig:
     """Images of the current step per forward pass, over all GPUs together."""
     accumulate_gradients: int = knob(1, ge=1)
     """Batches whose gradients are averaged into one optimisation step."""
-    micro_batches: int = knob(1, acts_from=None, ge=1)
+    micro_batches: int = knob(1, acts_from=None, measures=True, ge=1)
     """Pieces into which every batch is cut, replayed images included, each with a forward and a backward pass of its
     own: less memory, more time. Images, order, optimisation steps and schedule stay, and checkpoints fit, so a run may
     go on with another number. Results agree up to rounding, statistics of batch norm and means over some pixels alone
@@ -74,20 +74,20 @@ class TrainingConfig:
     num_workers: Any = knob("auto", acts_from=None)
     """Processes that read images for a worker; auto: none where images are in memory, else what the cores allow."""
 
-    val_every: int = knob(1, acts_from=None, ge=1)
+    val_every: int = knob(1, acts_from=None, measures=True, ge=1)
     """Epochs between two measurements of ``val/miou``; the end of a step is always measured."""
-    eval_batch_size: int = knob(50, acts_from=None, ge=1)
-    log_images: int = knob(0, acts_from=None, ge=0)
+    eval_batch_size: int = knob(50, acts_from=None, measures=True, ge=1)
+    log_images: int = knob(0, acts_from=None, measures=True, ge=0)
     """Test images drawn after each step: image, truth, prediction and what the detector has seen; from step 1 on also
     where the pixels of old classes went (``background-shift``). Pictures lie in ``pictures/`` beside the checkpoints,
     those of a sweep in the folder of the trial."""
-    log_prototypes: bool = knob(False, acts_from=None)
+    log_prototypes: bool = knob(False, acts_from=None, measures=True)
     """After each step draw the class means of the projected features on the validation images and the prototypes
     (t-SNE), and measure the L1 distance of each class to the prototype of its step (``prototypes/l1/<class>``)."""
-    log_drift: bool = knob(False, acts_from=None)
+    log_drift: bool = knob(False, acts_from=None, measures=True)
     """Measure at every fourth optimisation step how far the features of ten images of the step before have moved
     (``drift/features``, the mean of an epoch), and draw it."""
-    log_animation: bool = knob(False, acts_from=None)
+    log_animation: bool = knob(False, acts_from=None, measures=True)
     """Leave ``confusion.gif`` among the results: the confusion matrix over training, a frame for each measurement of
     ``val/miou`` (validation images) and one after each step (test images)."""
     debug: bool = knob(False)
@@ -99,6 +99,9 @@ class TrainingConfig:
     exp_name: str | None = knob(None, acts_from=None)
     ckpt_dir: str | None = knob(None, acts_from=None)
     """Where ``python -m bacs`` keeps its checkpoints and continues from; null: no checkpoints."""
+    stages: str | None = knob(None, acts_from=None)
+    """Folder in which runs share the outcomes of their steps: one that finds there what it would compute begins with
+    the next step. Needs checkpoints; null: nothing is shared. Sweeps share ``stages`` in their storage folder."""
 
     def epochs_of(self, step: int) -> int:
         """Without ``steps_per_class``."""

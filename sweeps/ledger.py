@@ -229,6 +229,8 @@ class Ledger:
             known = self.state.trials[key]
             if report["kind"] == "started":
                 tags = {"stage.0": report["stage.0"]}
+                if report.get("reused_steps"):
+                    tags["reused_steps"] = report["reused_steps"]
                 if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
                     tags["micro_batches"] = report.get("pieces", 1)
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
@@ -238,7 +240,7 @@ class Ledger:
             if fresh or notes:
                 self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
             if report["kind"] == "final" and not known.is_over:
-                self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
+                self._book("finished", trial=key, final=report["final"], seconds=_own_seconds(known))
 
     def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
@@ -296,6 +298,12 @@ class Ledger:
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))
+
+
+def _own_seconds(trial: TrialState) -> float:
+    """What was spent on it, without the steps that another run has computed."""
+    reused = int(trial.tags.get("reused_steps", 0))
+    return sum(value for (name, x), (value, _) in trial.points.items() if name == "time/step_seconds" and x >= reused)
 
 
 def _trial_of(known: TrialState) -> Trial:

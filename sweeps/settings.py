@@ -258,6 +258,11 @@ def _base(
         for key in ("root", "cache"):  # trials run in folders of their own
             if dataset.get(key) and isinstance(dataset[key], str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
+    training = run.get("training")
+    if isinstance(training, dict) and launch is not None:
+        training.setdefault("stages", str(Path(launch.storage) / "stages"))
+        if isinstance(training["stages"], str):
+            training["stages"] = str(Path(training["stages"]).expanduser().absolute())
     network = run.get("network")
     if isinstance(network, dict) and isinstance(network.get("backbone_weights_path"), str):
         network["backbone_weights_path"] = str(Path(network["backbone_weights_path"]).expanduser().absolute())

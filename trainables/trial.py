@@ -21,6 +21,7 @@ from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.outputs import Outputs
 from bacs.run import ContinualRun
+from bacs.stages import begin
 from trainables.failures import cause_of
 from trainables.folder import TrialFolder
 
@@ -69,9 +70,10 @@ def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1, node: str = 
 
     checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config), notice)
     outputs = Outputs(folder.results, folder.pictures, notice)
-    run.restore(checkpoints.latest())
+    shared = begin(run, checkpoints, notice)
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
     place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "node": node, "stage.0": first_stage}
+    place["reused_steps"] = shared.taken if shared is not None else 0
     place["notes"] = [*run.notes, *checkpoints.notes, *_note_on(pieces, run.config)]
     place["pieces"] = pieces
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
@@ -83,6 +85,8 @@ def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1, node: str = 
             outputs.draw(event)
         elif isinstance(event, StepEnded):
             checkpoints.save(run.snapshot())
+            if shared is not None:
+                shared.give(event.step)
             if run.steps_done < run.split.n_steps:
                 outputs.write(run.history())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)

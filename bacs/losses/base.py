@@ -82,6 +82,10 @@ class Method(ABC):
     head_init: ClassVar[str] = "random"
     """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
 
+    plain_step_0: ClassVar[bool] = True
+    """Whether step 0 is cross-entropy and the detector's term, so that all methods of which this is true share it. A
+    method with terms or a state of its own in step 0 sets it to false."""
+
     needs_background: ClassVar[bool] = False
     """Whether its terms treat label 0 as background; if so it cannot run on streams of domains, which have none."""
 

@@ -32,6 +32,7 @@ class LwFMC(Method):
 
     Config = LwFMCConfig
     uses_teacher = True
+    plain_step_0 = False
     needs_background = True  # without new classes labels would have no say
     config: LwFMCConfig
 

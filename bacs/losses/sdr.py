@@ -88,6 +88,7 @@ class Sdr(Method):
 
     Config = SdrConfig
     uses_teacher = True
+    plain_step_0 = False
     needs_background = True
     head_init = "mib"
     config: SdrConfig
