@@ -17,6 +17,7 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig
 from sweeps.trials import Trial, make_trial, placed, split_name
@@ -65,6 +66,7 @@ class Ledger:
         self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
+        self._prefixes = Prefixes()
 
     # ------------------------------------------------------------------ handing out
 
@@ -113,10 +115,29 @@ class Ledger:
         return len(trials) >= self.total and all(trial.is_over or trial.key in besides for trial in trials)
 
     def _unfinished(self) -> Trial | None:
-        for known in self.state.trials.values():
-            if not known.is_over and known.key not in self._out:
+        """The first that is not over, not out, and would not compute what one that is out computes just now.
+
+        So no step is computed twice. A trial is only ever held back by one that runs: when that finishes the step, or
+        is taken back because it died, the other one is free.
+        """
+        waiting = [trial for trial in self.state.trials.values() if not trial.is_over and trial.key not in self._out]
+        if not self._shares_stages():
+            return _trial_of(waiting[0]) if waiting else None
+        done = self._prefixes.done(self.state.trials)
+        under_way = self._under_way(done)
+        for known in waiting:
+            if self._prefixes.next_of(known, done) not in under_way:
                 return _trial_of(known)
         return None
+
+    def _under_way(self, done: Container[str]) -> set[str]:
+        """Steps that trials which are out will have computed when they end."""
+        trials = [self.state.trials[key] for key in self._out - self._dropped]
+        running = [trial for trial in trials if not trial.is_over]
+        return {prefix for trial in running for prefix in self._prefixes.of(trial) if prefix not in done}
+
+    def _shares_stages(self) -> bool:
+        return self.sweep.base["training"].get("stages") is not None
 
     def _suggest_more(self) -> None:
         """Journals the next trials: references first, then a suggestion for the split that has the fewest.
@@ -237,7 +258,7 @@ class Ledger:
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
             notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
-            if fresh or notes:
+            if fresh or notes or report["step"] > known.step:
                 self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=_own_seconds(known))

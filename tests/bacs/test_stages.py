@@ -22,7 +22,7 @@ from tests.bacs.losses.test_contract import other_value
 from tests.conftest import TINY
 
 METHODS = ("bacs", "mib", "plop", "er", "derpp", "lwf", "ilt", "pseudo_label", "crossentropy", "lwf_mc", "sdr")
-SPLITS = ("5-1", "6-2", "2-2", "[[0,1,2],[3,4],[5,6,7]]")
+SPLITS = ("5-1", "6-2", "2-2", "[[0,1,2],[3,4],[5,6,7,8,9]]")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,47 @@
+"""Which trials would compute the same steps: the beginnings that their chains of stages have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bacs.config import RunConfig, classes_of, domains_of
+from bacs.data import parse_split
+from bacs.lineage import acting_fields
+from results.state import TrialState
+
+
+class Prefixes:
+    """Of the trials of one sweep. A prefix stands for a stage key, which only a run that has opened its data knows."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[str]] = {}
+
+    def of(self, trial: TrialState) -> list[str]:
+        """One a step: equal for two trials where they compute the same up to that step."""
+        if trial.key not in self._known:
+            self._known[trial.key] = _prefixes(RunConfig.from_dict(trial.config))
+        return self._known[trial.key]
+
+    def done(self, trials: Mapping[str, TrialState]) -> set[str]:
+        """What some trial has finished, and therefore shared."""
+        return {prefix for trial in trials.values() if trial.step for prefix in self.of(trial)[: trial.step]}
+
+    def next_of(self, trial: TrialState, done: set[str]) -> str | None:
+        """The first step that the trial would have to compute itself; ``None``: none is left."""
+        return next((prefix for prefix in self.of(trial)[trial.step :] if prefix not in done), None)
+
+
+def _prefixes(config: RunConfig) -> list[str]:
+    dataset = json.dumps(config.resolved["dataset"], sort_keys=True)
+    names = domains_of(config.dataset) or classes_of(config.dataset)
+    training = config.training
+    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
+    n_steps = 1 if training.mode == "joint" else split.n_steps
+    return [_digest([dataset, training.n_gpus, acting_fields(config, step)]) for step in range(n_steps)]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
