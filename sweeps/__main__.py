@@ -32,6 +32,7 @@ from results.tables import (
 )
 from results.tracking import Tracker
 from sweeps.checks import check_request
+from sweeps.clean import checkpoints_to_clean, clean, stages_to_clean
 from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
@@ -198,6 +199,37 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
         console.print(f"{uri} refused a part of what is in {folder / JOURNAL}:", *tracker.refused, sep="\n")
         raise typer.Exit(FAILED)
     console.print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)")
+
+
+@app.command("clean")
+def clean_command(
+    name: Annotated[str | None, typer.Argument(help="a sweep: removes checkpoints of its finished trials")] = None,
+    storage: Storage = None,
+    max_gb: Annotated[float | None, typer.Option(min=0, help="budget for all shared stages, in GB")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+) -> None:
+    """Remove shared stages that no sweep in the storage consists of; beyond a budget also those used longest ago.
+
+    Stages of trials that are not over stay in any case. With the name of a sweep: of its finished trials all
+    checkpoints but the last, from which `python -m bacs predict` works.
+    """
+    with _requests_checked():
+        root = Path(storage or "runs").expanduser().absolute()
+        if name is not None:
+            _existing_state(_folder(name, storage))
+        cleaning = stages_to_clean(root, _bytes(max_gb)) if name is None else checkpoints_to_clean(root / name)
+        if not dry_run:
+            clean(root, cleaning)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    for key, reason in cleaning.stages.items():
+        console.print(f"stage {key}: {reason}")
+    what = f"{len(cleaning.stages)} stages" if name is None else f"{len(cleaning.folders)} checkpoints"
+    verb = "would go" if dry_run else "are gone"
+    console.print(f"{what} {verb}, {cleaning.freed_bytes / 1e6:.1f} MB")
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 @contextmanager

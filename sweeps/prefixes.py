@@ -35,12 +35,18 @@ class Prefixes:
 
 
 def _prefixes(config: RunConfig) -> list[str]:
-    dataset = json.dumps(config.resolved["dataset"], sort_keys=True)
-    names = domains_of(config.dataset) or classes_of(config.dataset)
+    dataset = config.resolved["dataset"]
+    return [
+        _digest([dataset, config.training.n_gpus, acting_fields(config, step)]) for step in range(n_steps_of(config))
+    ]
+
+
+def n_steps_of(config: RunConfig) -> int:
+    """Continual steps of a run whose data are not open."""
     training = config.training
+    names = domains_of(config.dataset) or classes_of(config.dataset)
     split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
-    n_steps = 1 if training.mode == "joint" else split.n_steps
-    return [_digest([dataset, training.n_gpus, acting_fields(config, step)]) for step in range(n_steps)]
+    return 1 if training.mode == "joint" else split.n_steps
 
 
 def _digest(value: Any) -> str:

@@ -21,6 +21,8 @@ from search_spaces.space import METHOD_KEY, Params, Space, load_space
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 REFERENCES = ("joint", "finetune")
+RESERVED_NAMES = ("cache", "stages")
+"""Folders that lie beside the sweeps in a storage folder."""
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -154,6 +156,9 @@ class SweepConfig:
         if parts["sweep"] is not None and not NAME_RULE.fullmatch(parts["sweep"].name):
             remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
             faults.append(Fault("sweep.name", f"is {parts['sweep'].name!r}, which is no legal name", remedy))
+        if parts["sweep"] is not None and parts["sweep"].name in RESERVED_NAMES:
+            problem = f"is {parts['sweep'].name}, which is the name of a folder that sweeps share"
+            faults.append(Fault("sweep.name", problem, "choose another --name"))
         if faults or space is None or base is None:
             raise RequestError(list(dict.fromkeys(faults)))
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base

@@ -14,6 +14,7 @@ COMMANDS = {
     "status": {"name", "storage", "watch", "as_json", "traceback"},
     "report": {"name", "storage"},
     "sync": {"name", "storage", "tracking_uri"},
+    "clean": {"name", "storage", "max_gb", "dry_run"},
     "data verify": {"dataset", "overrides", "workers", "as_json"},
     "data prepare": {"dataset", "overrides"},
 }
