@@ -11,6 +11,7 @@ from bacs.compat import CompatConfig
 from bacs.components import Component, parse_component
 from bacs.errors import Fault, RequestError
 from bacs.schema import parse_all
+from bacs.step_overrides import loss_at, override_faults
 from bacs.training_config import TrainingConfig, parse_training
 
 COMPONENTS = ("dataset", "network", "optimizer", "scheduler", "loss")
@@ -48,6 +49,10 @@ class RunConfig:
             raise RequestError(list(dict.fromkeys(faults)))
         return cls(**parts, resolved={group: _resolved(parts[group]) for group in (*GROUPS, *asked)})
 
+    def loss_at(self, step: int) -> Component:
+        """The method as it is in a step."""
+        return loss_at(self.loss, self.training.overrides_from_step, step)
+
     @property
     def notes(self) -> list[str]:
         """What the user should know about values that were accepted."""
@@ -82,7 +87,8 @@ def check_together(parts: Mapping[str, Any]) -> list[Fault]:
     if parts["dataset"] is None:
         return faults
     faults += _check_channels(parts["dataset"], parts["network"])
-    return faults + _check_split(parts["dataset"], parts["training"]) + _check_method(parts) + _check_compat(parts)
+    faults += _check_split(parts["dataset"], parts["training"])
+    return faults + (_check_overrides(parts) if not faults else []) + _check_method(parts) + _check_compat(parts)
 
 
 def as_ood(fault: Fault) -> Fault:
@@ -114,6 +120,23 @@ def _check_split(dataset: Component, training: TrainingConfig | None) -> list[Fa
         remedy = "set training.epochs and training.next_epochs"
         return [Fault("training.steps_per_class", "counts new classes, but steps bring domains here", remedy)]
     return []
+
+
+def _check_overrides(parts: Mapping[str, Any]) -> list[Fault]:
+    loss: Component | None = parts["loss"]
+    training: TrainingConfig | None = parts["training"]
+    if loss is None or training is None or not training.overrides_from_step:
+        return []
+    return override_faults(loss, training.overrides_from_step, n_steps(parts["dataset"], training))
+
+
+def n_steps(dataset: Component, training: TrainingConfig) -> int:
+    """Continual steps of a run whose data are not open."""
+    from bacs.data import parse_split
+
+    names = domains_of(dataset) or classes_of(dataset)
+    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
+    return 1 if training.mode == "joint" else split.n_steps
 
 
 def _check_method(parts: Mapping[str, Any]) -> list[Fault]:

@@ -19,8 +19,8 @@ from bacs.data import parse_split
 from bacs.precision import Numerics
 from bacs.schema import acts_from, measuring
 
-VARIES_WITH_STEP = ("split", "shuffle_classes")
-"""Training fields that enter through the classes of the steps so far instead of by their text."""
+VARIES_WITH_STEP = ("split", "shuffle_classes", "overrides_from_step")
+"""Training fields that enter through what they make of the steps so far instead of by their text."""
 
 
 def run_identity(config: RunConfig) -> str:
@@ -70,6 +70,9 @@ def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
             "detector": None if detection is None else dataclasses.asdict(detection.settings),
         }
         fields["training"].pop("bg_detector")
+    overrides = {first: changes for first, changes in training.overrides_from_step.items() if int(first) <= acting}
+    if overrides:
+        fields["training"]["overrides_from_step"] = overrides
     measured = {group: _measuring(config, group) for group in config.resolved}
     return {
         "fields": fields,

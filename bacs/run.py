@@ -117,6 +117,7 @@ class ContinualRun:
                 self._to_device()
                 self._remember(step - 1)
             self._late_points = self._points_at(step - 1, self._memory_metrics())
+        self.method = build_method(self.config.loss_at(step), training, self.config.compat)
         seed_everything(training.seed, "grow", step)
         if step > 0:
             self.teacher = self.model.snapshot() if self.method.uses_teacher else None

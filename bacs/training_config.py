@@ -10,6 +10,7 @@ from bacs.errors import Fault
 from bacs.networks import HEAD_INITS, TOKEN_INITS
 from bacs.retired import retired_faults
 from bacs.schema import knob, parse_all
+from bacs.step_overrides import plain_overrides
 
 MODES = ("overlap", "disjoint", "sequential", "joint")
 DEBUG_ITERATIONS, DEBUG_IMAGES, SWEEP_SHARE = 3, 6, 0.1
@@ -58,6 +59,11 @@ class TrainingConfig:
     """The same for the class tokens of ``network=transformer``."""
     bg_detector: bool | None = knob(None)
     """Train the background-shift detector beside the network; null: where the method uses it. So also in joint mode."""
+
+    overrides_from_step: dict[str, Any] = knob({})
+    """Keys of the loss that change at a later step, for example ``{3: {loss.lkd: 0.5}}``: from step 3 on (steps count
+    from 0) another lambda. Steps before are the same as without it, and shared. A space may vary such a key as
+    ``training.overrides_from_step.3.loss.lkd``."""
 
     mixed_precision: bool = knob(True)
     """bfloat16 autocast where the hardware computes in it; float32 elsewhere."""
@@ -134,6 +140,9 @@ def parse_training(section: Mapping[str, Any]) -> tuple[TrainingConfig | None, l
             faults.append(Fault("training.increment", f"has only one of its two numbers {increments}", remedy))
         else:
             values["split"] = "{}-{}".format(*increments)
+    if values.get("overrides_from_step"):
+        values["overrides_from_step"], found = plain_overrides(values["overrides_from_step"])
+        faults += found
     parsed, found = parse_all(TrainingConfig, values, "training")
     return parsed, faults + found + _check_numbers(parsed)
 

@@ -11,13 +11,12 @@ from typing import Any
 
 from bacs.bundle import BundleError, bundle_names
 from bacs.checkpoints import stage_name
-from bacs.config import RunConfig
+from bacs.config import RunConfig, n_steps
 from bacs.errors import RequestError
 from bacs.lineage import acting_fields
 from bacs.stages import StageStore
 from results.journal import is_being_written
 from results.state import SweepState, TrialState
-from sweeps.prefixes import n_steps_of
 
 JOURNAL = "journal.jsonl"
 DRAFT_SECONDS = 24 * 3600.0
@@ -107,7 +106,7 @@ def _stages_of_sweeps(storage: Path) -> tuple[set[str], set[str]]:
 
 def _identities(trial: TrialState) -> Iterator[str]:
     config = RunConfig.from_dict(trial.config)
-    for step in range(n_steps_of(config)):
+    for step in range(n_steps(config.dataset, config.training)):
         yield _identity(acting_fields(config, step))
 
 

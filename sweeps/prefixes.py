@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bacs.config import RunConfig, classes_of, domains_of
-from bacs.data import parse_split
+from bacs.config import RunConfig, n_steps
 from bacs.lineage import acting_fields
 from results.state import TrialState
 
@@ -37,16 +36,9 @@ class Prefixes:
 def _prefixes(config: RunConfig) -> list[str]:
     dataset = config.resolved["dataset"]
     return [
-        _digest([dataset, config.training.n_gpus, acting_fields(config, step)]) for step in range(n_steps_of(config))
+        _digest([dataset, config.training.n_gpus, acting_fields(config, step)])
+        for step in range(n_steps(config.dataset, config.training))
     ]
-
-
-def n_steps_of(config: RunConfig) -> int:
-    """Continual steps of a run whose data are not open."""
-    training = config.training
-    names = domains_of(config.dataset) or classes_of(config.dataset)
-    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
-    return 1 if training.mode == "joint" else split.n_steps
 
 
 def _digest(value: Any) -> str:

@@ -128,7 +128,7 @@ class SweepConfig:
         }
         for dimension in self.space.dimensions_of(start):
             if dimension.key != METHOD_KEY:
-                value = lookup(run.resolved, dimension.key)
+                value = lookup(run.resolved, _key_before(dimension.key))
                 start[dimension.key] = implied.get(dimension.key) if value is None else value
         return start
 
@@ -250,6 +250,12 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         found = found[part]
     return found
+
+
+def _key_before(key: str) -> str:
+    """The key of the loss that a key of ``training.overrides_from_step`` changes from a step on; others as they are."""
+    parts = key.split(".")
+    return ".".join(parts[3:]) if parts[:2] == ["training", "overrides_from_step"] else key
 
 
 def _base(

@@ -41,6 +41,7 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
     config = configured(sweep.base, {**params, **place, **_machine(sweep)})
     if role != "trial":
         config["loss"] = dict(CROSS_ENTROPY)
+        config["training"].pop("overrides_from_step", None)  # of another method
     if role == "joint":
         config = nested(config, {"training.mode": "joint", **_joint_budget(config)})
     checked = RunConfig.from_dict(config)

@@ -13,6 +13,7 @@ import torch
 from bacs.checkpoints import CheckpointFolder, stage_name
 from bacs.compose import compose
 from bacs.config import RunConfig
+from bacs.errors import RequestError
 from bacs.events import EpochEnded, StepEnded
 from bacs.lineage import acting_fields, run_identity, stage_key
 from bacs.run import ContinualRun
@@ -214,3 +215,42 @@ def test_many_writers_of_one_stage_leave_one(config_of, execute, tmp_path):
     store.remove("k")
     store.remove("k")
     assert store.keys() == []
+
+
+LATER = "training.overrides_from_step={2: {loss.lkd: 1.5, loss.alpha: 0.2}}"
+
+
+def test_a_setting_that_changes_later_leaves_the_steps_before_it(config_of, execute):
+    common = ("training.split=4-2", "training.epochs=1")
+    base = execute(config_of("bacs", *common), "base", shares=True)
+    config = config_of("bacs", *common, LATER)
+    assert config.training.overrides_from_step == {"2": {"loss": {"lkd": 1.5, "alpha": 0.2}}}
+    forked = execute(config, "forked", shares=True)
+    assert forked.shared.taken == 2
+    assert forked.shared.keys[:2] == base.shared.keys[:2]
+    assert forked.run.method.config.lkd == 1.5
+    assert_same(forked, execute(config, "scratch"))
+    assert forked.points() != base.points()
+    from_the_first = config_of("bacs", *common, "training.overrides_from_step={1: {loss: {lkd: 1.5, alpha: 0.2}}}")
+    plainly = execute(config_of("bacs", *common, "loss.lkd=1.5", "loss.alpha=0.2"), "plainly")
+    assert execute(from_the_first, "first").points() == plainly.points()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{0: {loss.lkd: 1}}", "no later step"),
+        ("{x: {loss.lkd: 1}}", "no later step"),
+        ("{1: {}}", "no later step"),
+        ("{1: {network.width: 4}}", "only keys of the loss"),
+        ("{1: {loss.det_weight: 1}}", "none that acts from step 1 on"),
+        ("{1: {loss.lkd: -1}}", "must be >= 0"),
+        ("{9: {loss.lkd: 1}}", "but the split has 5 steps"),
+        ("{2: {loss.buffer_size: 3}}", "turns the memory"),
+        ("{2: {loss.alpha: 0, loss.beta: 0}}", "turns the memory"),
+        ("7", "not dict|no later step"),
+    ],
+)
+def test_faulty_overrides_say_what_is_wrong(config_of, value, words):
+    with pytest.raises(RequestError, match=words):
+        config_of("bacs", f"training.overrides_from_step={value}")

@@ -133,3 +133,20 @@ def test_without_a_store_nothing_is_held_back(tmp_path, shares):
     while machine.ledger.next_trial() is not None:
         started += 1
     assert started == (1 if shares else 3)
+
+
+def test_a_key_that_acts_from_a_later_step_can_be_searched(tmp_path):
+    space = tmp_path / "late.yaml"
+    space.write_text(
+        "loss: bacs\ndimensions:\n"
+        "  training.overrides_from_step.2.loss.lkd: {kind: float, low: 0.01, high: 1.0, log: true}\n"
+    )
+    overrides = ["search.splits=[4-2]", "search.references=[joint, finetune]", f"search.space={space}"]
+    machine = Machine(sweep_in(tmp_path / "runs", *overrides), tmp_path / "j")
+    while len(machine.ledger.state.trials) < 5:
+        machine.start() or machine.advance(min(machine.running))
+    trials = [trial for trial in machine.ledger.state.trials.values() if trial.role == "trial"]
+    assert trials[0].params == {"training.overrides_from_step.2.loss.lkd": 0.05}
+    chains = [machine.prefixes(trial.key) for trial in trials]
+    assert len({tuple(chain[:2]) for chain in chains}) == 1
+    assert len({chain[2] for chain in chains}) == len(chains)
