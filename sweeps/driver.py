@@ -64,7 +64,7 @@ def execute(
         with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
-            _open_books(ledger, journal.repaired_bytes, list(warm))
+            _open_books(ledger, journal.repaired_bytes, warm)
             if retry_failed:
                 ledger.reopen_failed()
             if sweep.launch.time_budget_minutes is not None:
@@ -111,14 +111,14 @@ def _say(console: Console, text: str, style: str = "yellow") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _open_books(ledger: Ledger, repaired_bytes: int, warm: list[dict[str, Any]]) -> None:
+def _open_books(ledger: Ledger, repaired_bytes: int, warm: Sequence[dict[str, Any]] = ()) -> None:
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
     if ledger.state.created_at is None:
         _refuse_lost_journal(ledger.sweep.folder)
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
-        what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": warm}
+        what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": list(warm)}
         ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, **what)
         return
     ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)

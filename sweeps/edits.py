@@ -22,7 +22,7 @@ Changes = dict[str, list[Any]]
 
 GROWING = ("search.splits", "search.seeds", "search.references")
 """Lists that may become longer. Every configuration that is there runs with a seed that was added; a split that was
-added gets a study of its own, and its references."""
+added gets a study of its own (in a robust sweep every configuration runs on it), and its references."""
 ENUMERATED = {"training.split": "search.splits", "training.seed": "search.seeds"}
 PLACES = ("sweep.storage", "sweep.address", "sweep.tracking_uri", "sweep.tracking_optional")
 """Where a sweep lives: options and environment variables of the command line, so `run` takes them too."""
