@@ -5,7 +5,7 @@ It is the truth. Studies, early-stopping rungs, tracking runs and tables are reb
 Kinds and their fields (besides ``seq``, ``time`` in unix seconds, ``kind``):
 
 ==========  ====================================================================================
-created     sweep, uid, config, space, versions, driver
+created     sweep, uid, config, space, versions, driver, warm: [{sweep, splits, seeds, params, values}, ...]
 resumed     driver, repaired_bytes (of a half-written last line that was cut off)
 suggested   trial (key), number, role (trial | joint | finetune), split, seed, params, config, tags
 placed      trial, config (of a trial whose resources or folders were edited)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results.objectives import mean_objective, pareto_front
 from results.state import SELECTION_METRIC, SweepState, TrialState
 
 Row = dict[str, Any]
@@ -28,7 +29,8 @@ _STEP_METRICS = "miou/"
 def winners_table(state: SweepState) -> list[Row]:
     """One row a split: its winner by ``final/val_miou``, the winner's test metrics, and the references.
 
-    All scores are means over the seeds of the winning configuration; ``key`` is its first trial's.
+    All scores are means over the seeds of the winning configuration; ``key`` is its first trial's. In a robust sweep
+    the winner is the same for all splits, and ``robust_val_miou``, the mean over them, is what it was chosen by.
 
     ``joint_miou`` and ``finetune_miou`` are means over ``joint_seeds`` and ``finetune_seeds`` runs.
     ``gap_to_joint_percent`` = 100 (joint - winner) / joint of the test mIoU: positive = below joint training.
@@ -45,6 +47,15 @@ def methods_table(state: SweepState) -> list[Row]:
     joint and finetune have rows of their own, first and last.
     """
     return [row for split in state.splits() for row in _method_rows(state, split)]
+
+
+def pareto_table(state: SweepState) -> list[Row]:
+    """What nobody beats in both objectives, one row a study and configuration, the best ``val_miou`` first.
+
+    ``split`` is the study's: a split, or all of them in a robust sweep. ``val_miou`` and ``cost`` are means over
+    ``runs`` trials; ``objective`` says what is the cost. Empty where a search has one objective.
+    """
+    return [row for name, splits in state.studies().items() for row in _pareto_rows(state, name, splits)]
 
 
 def trials_table(state: SweepState) -> list[Row]:
@@ -74,11 +85,13 @@ def steps_table(state: SweepState) -> list[Row]:
 def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
     """Write ``winners.csv``, ``methods.csv``, ``trials.csv`` and ``steps.csv``; params become columns ``params/<key>``.
 
-    Returns: the paths. Unknown values are empty cells.
+    A sweep with two objectives gets ``pareto.csv`` too. Returns: the paths. Unknown values are empty cells.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"winners": winners_table, "methods": methods_table, "trials": trials_table, "steps": steps_table}
+    if len(state.objectives) > 1:
+        tables["pareto"] = pareto_table
     return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
 
 
@@ -116,6 +129,19 @@ def failures(state: SweepState) -> list[TrialState]:
         trial
         for trial in state.trials.values()
         if trial.status == "failed" or (trial.status in ("pending", "running") and trial.reason)
+    ]
+
+
+def _pareto_rows(state: SweepState, name: str, splits: list[str]) -> list[Row]:
+    if len(state.objectives) < 2:
+        return []
+    score, cost = state.objectives
+    measured = [(c, mean_objective(c.trials, score), mean_objective(c.trials, cost)) for c in state.contenders(splits)]
+    scored = [(c, (first, second)) for c, first, second in measured if first is not None and second is not None]
+    return [
+        {"split": name, "trial": configuration.number, "runs": len(configuration.trials)}
+        | {"val_miou": values[0], "objective": cost, "cost": values[1], "params": dict(configuration.params)}
+        for configuration, values in (scored[i] for i in pareto_front([values for _, values in scored]))
     ]
 
 
@@ -165,6 +191,8 @@ def _winner_row(state: SweepState, split: str) -> Row:
         "seeds": len(best.trials) if best else 0,
         "val_miou": best.mean(SELECTION_METRIC) if best else None,
     }
+    if state.is_robust:
+        row["robust_val_miou"] = _robust_score(state, best.number) if best else None
     row |= {column: best.mean(metric) if best else None for column, metric in TEST_COLUMNS.items()}
     for role, runs in state.references(split).items():
         scores = [run.final["final/miou"] for run in runs if "final/miou" in run.final]
@@ -173,6 +201,10 @@ def _winner_row(state: SweepState, split: str) -> Row:
     row["gap_to_joint_percent"] = _gap_percent(row["miou"], row["joint_miou"])
     row["params"] = dict(best.params) if best else {}
     return row
+
+
+def _robust_score(state: SweepState, number: int) -> float | None:
+    return next(c.mean(SELECTION_METRIC) for c in state.configurations(*state.splits()) if c.number == number)
 
 
 def _gap_percent(score: float | None, joint: float | None) -> float | None:

@@ -18,6 +18,9 @@ STATUSES = ("pending", "running", "finished", "stopped", "failed")
 SELECTION_METRIC = "final/val_miou"
 """The only number a winner is chosen by. Test metrics (``final/miou*``) never choose anything."""
 
+ROBUST = "all splits"
+"""Name of the one study of a sweep whose configurations run on every split."""
+
 REFERENCE_ROLES = ("joint", "finetune")
 
 
@@ -88,7 +91,7 @@ class TrialState:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One suggestion: its finished trials, one a seed."""
+    """One suggestion: its finished trials, one a seed (and split, where it is looked at over several)."""
 
     number: int
     trials: tuple[TrialState, ...]
@@ -98,7 +101,7 @@ class Configuration:
         return self.trials[0].params
 
     def mean(self, metric: str) -> float | None:
-        """Mean of a final metric over the seeds; ``None`` where a seed has none or NaN."""
+        """Mean of a final metric over the trials; ``None`` where one has none or NaN."""
         values = [trial.final.get(metric, math.nan) for trial in self.trials]
         mean = sum(values) / len(values)
         return None if math.isnan(mean) else mean
@@ -114,6 +117,9 @@ class SweepState:
         """As it is now, with all edits."""
         self.space: dict[str, Any] = {}
         """What was searched from the first trial on; empty in journals that did not say."""
+        self.warm: list[dict[str, Any]] = []
+        """Configurations of earlier sweeps that the search began with: ``sweep``, ``splits``, ``seeds``, ``params`` and
+        ``values``, one an objective."""
         self.versions: dict[str, Any] = {}
         self.trials: dict[str, TrialState] = {}
         self.edits: list[dict[str, Any]] = []
@@ -167,7 +173,7 @@ class SweepState:
             _TRIAL_KINDS[kind](trial, record)
         elif kind == "created":
             self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
-            self.space = record.get("space") or {}
+            self.space, self.warm = record.get("space") or {}, record.get("warm") or []
             self.versions, self.created_at = record.get("versions") or {}, record["time"]
         elif kind == "edited":
             self._edit(record["changes"])
@@ -190,27 +196,58 @@ class SweepState:
         found = [t for t in self.trials.values() if (t.split, t.role, t.status) == (split, role, "finished")]
         return sorted(found, key=lambda trial: trial.number)
 
-    def configurations(self, split: str) -> list[Configuration]:
-        """The configurations of a split that have a finished trial, by number, references apart."""
+    @property
+    def objectives(self) -> list[str]:
+        """What the search looks at: the first decides who wins, a second is a cost."""
+        return (self.config.get("search") or {}).get("objectives") or [SELECTION_METRIC]
+
+    @property
+    def is_robust(self) -> bool:
+        """Whether every configuration runs on every split and counts by its mean over them."""
+        return bool((self.config.get("search") or {}).get("robust"))
+
+    def studies(self) -> dict[str, list[str]]:
+        """The splits over which configurations are compared, by the name of the study."""
+        splits = self.splits()
+        return {ROBUST: splits} if self.is_robust else {split: [split] for split in splits}
+
+    def configurations(self, *splits: str) -> list[Configuration]:
+        """The configurations with a finished trial on each of these splits, by number, references apart."""
         groups: dict[int, list[TrialState]] = {}
-        for trial in self.finished(split):
+        for trial in sorted((t for split in splits for t in self.finished(split)), key=lambda trial: trial.number):
             groups.setdefault(trial.number, []).append(trial)
-        return [Configuration(number, tuple(trials)) for number, trials in groups.items()]
+        covering = {number: trials for number, trials in groups.items() if {t.split for t in trials} == set(splits)}
+        return [Configuration(number, tuple(trials)) for number, trials in covering.items()]
 
-    def best(self, split: str, method: str | None = None) -> Configuration | None:
-        """The configuration with the largest mean ``final/val_miou``; of equals the oldest.
+    def contenders(self, splits: list[str], method: str | None = None) -> list[Configuration]:
+        """The configurations that can be compared: scored, with the most finished seeds, as many on each split.
 
-        Only those with the most finished seeds compete, so that no configuration wins by one lucky seed. Args: method:
-        only those with this tag ``loss``.
+        So none wins by one lucky seed, or by having run on the easy split more often. Args: method: only those with
+        this tag ``loss``.
         """
         scored = [
             c
-            for c in self.configurations(split)
-            if c.mean(SELECTION_METRIC) is not None and method in (None, c.trials[0].tags.get("loss"))
+            for c in self.configurations(*splits)
+            if c.mean(SELECTION_METRIC) is not None
+            and method in (None, c.trials[0].tags.get("loss"))
+            and len({sum(t.split == split for t in c.trials) for split in splits}) == 1
         ]
-        seeds = max((len(c.trials) for c in scored), default=0)
-        complete = [(c, c.mean(SELECTION_METRIC) or 0.0) for c in scored if len(c.trials) == seeds]
-        return max(complete, key=lambda pair: pair[1], default=(None, 0.0))[0]
+        most = max((len(c.trials) for c in scored), default=0)
+        return [c for c in scored if len(c.trials) == most]
+
+    def best(self, split: str, method: str | None = None) -> Configuration | None:
+        """The configuration with the largest mean ``final/val_miou``, with its trials on this split; of equals the
+        oldest.
+
+        In a robust sweep it is the one with the largest mean over all splits, the same for each. Args: method: only
+        those with this tag ``loss``.
+        """
+        splits = self.splits() if self.is_robust else [split]
+        ranked = self.contenders(splits, method)
+        winner = max(ranked, key=lambda c: c.mean(SELECTION_METRIC) or 0.0, default=None)
+        if winner is None:
+            return None
+        return Configuration(winner.number, tuple(trial for trial in winner.trials if trial.split == split))
 
     def references(self, split: str) -> dict[str, list[TrialState]]:
         """Finished references by role (``joint``, ``finetune``; both keys are always present), by number."""

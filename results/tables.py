@@ -16,6 +16,7 @@ from results.rows import (
     failures,
     methods_table,
     notes_table,
+    pareto_table,
     status_json,
     steps_table,
     trials_table,
@@ -26,7 +27,9 @@ from results.state import SweepState, TrialState
 
 __all__ = [
     "methods_table",
+    "pareto_table",
     "render_methods",
+    "render_pareto",
     "render_status",
     "render_tracebacks",
     "render_winners",
@@ -62,7 +65,7 @@ def render_winners(state: SweepState) -> Table:
         "finished trials": lambda row: str(row["finished"]),
         "best configuration": lambda row: "-" if row["trial"] is None else f"trial {row['trial']}",
         "its seeds": lambda row: str(row["seeds"] or "-"),
-        "val mIoU (it was chosen by)": lambda row: _score(row["val_miou"]),
+        "val mIoU" if state.is_robust else "val mIoU (it was chosen by)": lambda row: _score(row["val_miou"]),
         "test mIoU": lambda row: _score(row["miou"]),
         "  base classes": lambda row: _score(row["miou_base"]),
         "  novel classes": lambda row: _score(row["miou_novel"]),
@@ -72,6 +75,8 @@ def render_winners(state: SweepState) -> Table:
         "fine-tuning (seeds)": lambda row: _reference(row["finetune_miou"], row["finetune_seeds"]),
         "gap to joint": lambda row: _percent(row["gap_to_joint_percent"]),
     }
+    if state.is_robust:
+        lines["mean over splits (it was chosen by)"] = lambda row: _score(row["robust_val_miou"])
     for name, cell in lines.items():
         table.add_row(Text(name), *(Text(cell(row)) for row in rows))
     table.add_section()
@@ -93,6 +98,20 @@ def render_methods(state: SweepState) -> Table:
         scores = [_with_deviation(row, column) for column in ("val_miou", *_METHOD_SCORES.values())]
         cells = [row["split"], row["method"], str(row["trials"] or "-"), *scores, f"{row['cpu_seconds']:.0f}"]
         table.add_row(*map(Text, cells), end_section=following is None or following["split"] != row["split"])
+    return table
+
+
+def render_pareto(state: SweepState) -> Table:
+    """The Pareto front of every study: configurations that no other one beats in both objectives."""
+    objective = state.objectives[-1]
+    table = Table(title=Text(f"Pareto front of {state.sweep}: val mIoU against {objective}"), title_justify="left")
+    table.add_column("split")
+    for heading in ("trial", "runs", "val mIoU", objective):
+        table.add_column(heading, justify="right")
+    table.add_column("parameters")
+    for row in pareto_table(state):
+        cells = [row["split"], str(row["trial"]), str(row["runs"]), _score(row["val_miou"]), _value(row["cost"])]
+        table.add_row(*map(Text, cells), Text(_params(row["params"])))
     return table
 
 

@@ -1,24 +1,38 @@
 """The next configuration of a study, as a pure function of the study's history.
 
 Nothing is kept between calls: a study is rebuilt from what its trials returned, and the sampler is seeded afresh for
-every suggestion. So the same journal gives the same suggestions, on any machine, after any interruption.
+every suggestion. So the same journal gives the same suggestions after any interruption (``gp`` computes with floats
+all the way, whose last digits may differ on another kind of processor).
+
+What the algorithms do with knobs that are no plain numbers:
+
+- ``tpe`` models choices too, and in a space over methods the knobs of each method together.
+- ``gp`` compares choices as equal or not, and ``nsga2`` (Deb et al. 2002) inherits and mutates them; in a space over
+  methods both would only see what all methods have in common, so there they need ``equal_trials``.
+- ``quasi_random`` gives every choice and every method's knob a coordinate of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from bacs.randomness import derive_seed
+from search_spaces.quasi_random import sobol_point
+from search_spaces.samplers import make_sampler
 from search_spaces.space import METHOD_KEY, Params, Space
 
-ALGORITHMS = ("tpe", "random", "grid")
+ALGORITHMS = ("tpe", "nsga2", "gp", "quasi_random", "random", "grid")
+LEARNING = ("tpe", "nsga2", "gp")
+"""Those that look at results."""
+NEEDS_COMMON_KNOBS = ("nsga2", "gp")
+"""Those that model only what all configurations of a study have in common."""
 LOWEST = 0.0
 """The smallest mean IoU there is: what a configuration counts as that failed before any other has finished."""
 RETRIES = 20
@@ -31,12 +45,14 @@ class Told:
 
     params: Params
     value: float | None
-    """The objective; ``None`` while it runs, or if it failed."""
+    """The objective, to be maximised; ``None`` while it runs, or if it failed."""
     failed: bool = False
     """Nobody knows how good it is: the machine failed, not the configuration."""
     worst: bool = False
     """It failed by itself, so it counts as the worst value that its study has seen: a sampler that is told nothing
     comes back to the same corner of the space."""
+    others: tuple[float, ...] = ()
+    """Further objectives, to be minimised."""
 
     @property
     def is_open(self) -> bool:
@@ -46,17 +62,24 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class StudySettings:
-    """What makes one study (one task split) what it is."""
+    """What makes one study what it is."""
 
     space: Space
     algorithm: str
     seed: int
     split: str
+    """Whose study it is; one over all splits has a name of its own."""
     startup_trials: int
-    """Random suggestions before TPE models the history."""
+    """Results before TPE and GP model the history."""
+    population_size: int = 16
+    """Results that make a generation of NSGA-II; those of the first are random."""
+    objectives: int = 1
+    """The first is maximised, others are minimised."""
 
 
-def propose(settings: StudySettings, history: Sequence[Told], first: Sequence[Params] = ()) -> Params | None:
+def propose(
+    settings: StudySettings, history: Sequence[Told], first: Sequence[Params] = (), warm: Sequence[Told] = ()
+) -> Params | None:
     """Suggestion number ``len(history)``; ``None`` when the space has nothing new to offer.
 
     Args:
@@ -65,20 +88,29 @@ def propose(settings: StudySettings, history: Sequence[Told], first: Sequence[Pa
         first: suggested as numbers 0, 1 ...: the default configuration, that of every method in a space of several.
             If one lies outside the space the sampler, which knows no such values, does not see its result. (A grid
             tries its own combinations only.)
+        warm: results of earlier sweeps, which the sampler sees before the history and which are not suggested again.
     """
     number = len(history)
+    known = [told.params for told in warm]
+    first = [params for params in first if params not in known]
     if settings.space.enumerated_by(settings.algorithm):
         combinations = _grid(settings.space, first)
         return combinations[number] if number < len(combinations) else None
     if number < len(first):
         return dict(first[number])
     if settings.space.equal_trials:
-        method = settings.space.methods[number % len(settings.space.methods)]
+        tried = [told.params[METHOD_KEY] for told in history]
+        method = min(settings.space.methods, key=tried.count)
         settings = dataclasses.replace(settings, space=settings.space.only(method))
-        history = [told for told in history if told.params[METHOD_KEY] == method]
-    seen = [told.params for told in history]
+        history, warm = ([told for told in part if told.params[METHOD_KEY] == method] for part in (history, warm))
+        first = [params for params in first if params[METHOD_KEY] == method]
+    if settings.algorithm == "quasi_random":
+        seed = derive_seed(settings.seed, settings.split)
+        return sobol_point(settings.space, seed, len(history) - len(first), [*first, *known])
+    results = [*warm, *history]
+    seen = [told.params for told in results]
     for attempt in range(RETRIES):
-        params = _ask(settings, history, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
+        params = _ask(settings, results, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
         if params not in seen:
             return params
     return None
@@ -90,32 +122,19 @@ def _grid(space: Space, first: Sequence[Params]) -> list[Params]:
     return early + [params for params in combinations if params not in early]
 
 
-def _worst(history: Sequence[Told]) -> float:
-    return min((told.value for told in history if told.value is not None), default=LOWEST)
+def _worst(settings: StudySettings, history: Sequence[Told]) -> tuple[float, ...]:
+    """The worst that was seen, objective by objective."""
+    finished = [told for told in history if told.value is not None]
+    lowest = min((told.value for told in finished if told.value is not None), default=LOWEST)
+    highest = [max((told.others[i] for told in finished), default=math.inf) for i in range(settings.objectives - 1)]
+    return (lowest, *highest)
 
 
 def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(direction="maximize", sampler=_sampler(settings, seed))
-        worst = _worst(history)
-        for told in history:
-            if not settings.space.contains(told.params):
-                continue
-            value = worst if told.worst else told.value
-            open_or_done = TrialState.RUNNING if value is None else TrialState.COMPLETE
-            state = TrialState.FAIL if told.failed else open_or_done
-            dimensions = settings.space.dimensions_of(told.params)
-            study.add_trial(
-                create_trial(
-                    state=state,
-                    params={d.name: told.params[d.key] for d in dimensions},
-                    distributions={d.name: d.distribution() for d in dimensions},
-                    value=value,
-                )
-            )
-        trial = study.ask()
+        trial = _study(settings, history, seed).ask()
         params: Params = {}
         for dimension in settings.space.dimensions:
             if dimension.varies(params):
@@ -123,13 +142,31 @@ def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
         return params
 
 
-def _sampler(settings: StudySettings, seed: int) -> BaseSampler:
-    if settings.algorithm == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(
-        seed=seed,
-        n_startup_trials=settings.startup_trials,
-        multivariate=True,
-        group=bool(settings.space.methods),  # the knobs of each method are modelled together
-        constant_liar=True,
+def _study(settings: StudySettings, history: Sequence[Told], seed: int) -> optuna.Study:
+    sampler = make_sampler(
+        settings.algorithm,
+        seed,
+        startup_trials=settings.startup_trials,
+        population_size=settings.population_size,
+        several_methods=bool(settings.space.methods),
+    )
+    directions = ["maximize", *["minimize"] * (settings.objectives - 1)]
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    worst = _worst(settings, history)
+    for told in history:
+        if settings.space.contains(told.params):
+            study.add_trial(_as_trial(settings.space, told, worst))
+    return study
+
+
+def _as_trial(space: Space, told: Told, worst: tuple[float, ...]) -> optuna.trial.FrozenTrial:
+    finished = None if told.value is None else (told.value, *told.others)
+    values = worst if told.worst else finished
+    open_or_done = TrialState.RUNNING if values is None else TrialState.COMPLETE
+    dimensions = space.dimensions_of(told.params)
+    return create_trial(
+        state=TrialState.FAIL if told.failed else open_or_done,
+        params={d.name: told.params[d.key] for d in dimensions},
+        distributions={d.name: d.distribution() for d in dimensions},
+        values=values,
     )

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from results.state import SweepState
 from results.tables import (
     METHODS_WIDTH,
     render_methods,
+    render_pareto,
     render_status,
     render_tracebacks,
     render_winners,
@@ -40,6 +41,7 @@ from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
+from sweeps.warm_start import warm_start
 
 app = typer.Typer(
     add_completion=False,
@@ -106,7 +108,7 @@ def run(
         state = _known_state(sweep.folder)
         if state is not None:
             _refuse_changes(sweep, state)
-        _run(sweep)
+        _run(sweep, warm=warm_start(sweep) if state is None else [])
 
 
 @app.command()
@@ -173,6 +175,8 @@ def report(name: Name, storage: Storage = None) -> None:
         console.print(render_winners(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
             Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
+        if len(state.objectives) > 1:
+            console.print(render_pareto(state))
         for path in write_csvs(state, folder / "report"):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
@@ -263,9 +267,9 @@ def _requested(
     return check_request(compose_preset(preset, overrides or [], launch))
 
 
-def _run(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
+def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[str, Any]] = ()) -> None:
     console = Console()
-    state = execute(sweep, console, retry_failed=retry_failed)
+    state = execute(sweep, console, retry_failed=retry_failed, warm=warm)
     console.print(render_winners(state))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,16 @@ RAY_SHUTDOWN_SECONDS = 60.0
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
-def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False) -> SweepState:
+def execute(
+    sweep: SweepConfig, console: Console, *, retry_failed: bool = False, warm: Sequence[dict[str, Any]] = ()
+) -> SweepState:
     """Runs whatever of the sweep is not over yet and returns what it came to.
 
     Args:
         sweep: a checked one.
         console: for progress.
         retry_failed: also run again what has failed for good.
+        warm: what `sweeps.warm_start` found for a sweep that is new.
 
     Raises:
         ResultsError: another process runs this sweep, or its journal is damaged.
@@ -61,7 +64,7 @@ def execute(sweep: SweepConfig, console: Console, *, retry_failed: bool = False)
         with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
-            _open_books(ledger, journal.repaired_bytes)
+            _open_books(ledger, journal.repaired_bytes, warm)
             if retry_failed:
                 ledger.reopen_failed()
             if sweep.launch.time_budget_minutes is not None:
@@ -108,15 +111,15 @@ def _say(console: Console, text: str, style: str = "yellow") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _open_books(ledger: Ledger, repaired_bytes: int) -> None:
+def _open_books(ledger: Ledger, repaired_bytes: int, warm: Sequence[dict[str, Any]] = ()) -> None:
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
     if ledger.state.created_at is None:
         _refuse_lost_journal(ledger.sweep.folder)
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
-        config, space = ledger.sweep.resolved, ledger.sweep.space.describe()
-        ledger.book("created", sweep=name, uid=uid, config=config, space=space, versions=versions, driver=driver)
+        what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": list(warm)}
+        ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, **what)
         return
     ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)
     changes = changes_of(ledger.state, ledger.sweep)

@@ -22,7 +22,7 @@ Changes = dict[str, list[Any]]
 
 GROWING = ("search.splits", "search.seeds", "search.references")
 """Lists that may become longer. Every configuration that is there runs with a seed that was added; a split that was
-added gets a study of its own, and its references."""
+added gets a study of its own (in a robust sweep every configuration runs on it), and its references."""
 ENUMERATED = {"training.split": "search.splits", "training.seed": "search.seeds"}
 PLACES = ("sweep.storage", "sweep.address", "sweep.tracking_uri", "sweep.tracking_optional")
 """Where a sweep lives: options and environment variables of the command line, so `run` takes them too."""
@@ -65,7 +65,7 @@ def changes_of(state: SweepState, sweep: SweepConfig) -> Changes:
     known = state.config
     with contextlib.suppress(RequestError):  # the dataset may have been moved
         known = SweepConfig.from_dict(known).resolved  # this version may know more keys, whose defaults are no changes
-    changes = dict(_differences(known, sweep.resolved))
+    changes = dict(differences(known, sweep.resolved))
     return {key: change for key, change in changes.items() if key not in ENUMERATED}
 
 
@@ -156,9 +156,10 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, list[Any]]]:
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """(dotted key, [old, new]) of what differs between two nested dictionaries."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old.keys() | new.keys():
-            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     elif old != new:
         yield where, [old, new]

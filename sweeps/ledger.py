@@ -14,29 +14,32 @@ from contextlib import contextmanager
 from typing import Any
 
 from results.journal import Journal
-from results.state import SELECTION_METRIC, SweepState, TrialState
+from results.objectives import mean_objective
+from results.state import SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
 from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig
+from sweeps.studies import split_names, studies
 from sweeps.trials import Trial, make_trial, placed, split_name
 from trainables.folder import TrialFolder
 
 
 def suggestions_per_split(sweep: SweepConfig) -> int:
-    """Configurations that each split's study may suggest."""
+    """Configurations that each study may suggest, and so run on each of its splits."""
     wanted = sweep.search.trials
     return min(wanted, len(sweep.space.grid())) if sweep.space.enumerated_by(sweep.search.algorithm) else wanted
 
 
 def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:
-    """Trials and references of a whole sweep; splits whose space is exhausted count what they suggested."""
+    """Trials and references of a whole sweep; studies whose space is exhausted count what they suggested."""
     search = sweep.search
     total = len(search.references) * len(search.splits)
-    for name in map(split_name, search.splits):
-        numbers = {t.number for t in state.trials.values() if t.role == "trial" and t.split == name} if state else set()
-        total += len(numbers) if name in exhausted else suggestions_per_split(sweep)
+    trials = [t for t in state.trials.values() if t.role == "trial"] if state else []
+    for study, splits in studies(sweep).items():
+        numbers = {t.number for t in trials if t.split in split_names(splits)}
+        total += (len(numbers) if study in exhausted else suggestions_per_split(sweep)) * len(splits)
     return total * len(search.seeds)
 
 
@@ -140,7 +143,7 @@ class Ledger:
         return self.sweep.base["training"].get("stages") is not None
 
     def _suggest_more(self) -> None:
-        """Journals the next trials: references first, then a suggestion for the split that has the fewest.
+        """Journals the next trials: references first, then a suggestion of the study that has the fewest.
 
         A driver may have died between two journal writes, so what is there is compared with what should be.
         """
@@ -151,10 +154,10 @@ class Ledger:
             for role in search.references
             for split in search.splits
         ]
-        for split in search.splits:
-            for trials in self._suggested(split_name(split)):
-                first = trials[0]
-                wanted.append({"role": "trial", "number": first.number, "split": split, "params": first.params})
+        for study, splits in studies(self.sweep).items():
+            for trials in self._suggested(study):
+                first = {"role": "trial", "number": trials[0].number, "params": trials[0].params}
+                wanted += [first | {"split": split} for split in splits]
         missing = [
             what | {"seed": seed}
             for what in wanted
@@ -165,56 +168,70 @@ class Ledger:
             self._plan(**what)
 
     def _new_suggestion(self) -> list[dict[str, Any]]:
-        search = self.sweep.search
-        for split in sorted(search.splits, key=lambda split: len(self._suggested(split_name(split)))):
-            params = self._propose(split_name(split))
+        by_study = studies(self.sweep)
+        for study in sorted(by_study, key=lambda study: len(self._suggested(study))):
+            params = self._propose(study)
             if params is not None:
-                what = {
-                    "role": "trial",
-                    "number": len(self._suggested(split_name(split))),
-                    "split": split,
-                    "params": params,
-                }
-                return [what | {"seed": seed} for seed in search.seeds]
+                what = {"role": "trial", "number": len(self._suggested(study)), "params": params}
+                places = [
+                    {"split": split, "seed": seed} for split in by_study[study] for seed in self.sweep.search.seeds
+                ]
+                return [what | place for place in places]
         return []
 
-    def _propose(self, split: str) -> Params | None:
+    def _propose(self, study: str) -> Params | None:
         search = self.sweep.search
-        suggested = self._suggested(split)
-        if split in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep):
+        suggested = self._suggested(study)
+        if study in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep):
             return None
         visible = max(0, len(suggested) - search.lag)
         history = [self._told(trials) for trials in suggested]
         if any(told.is_open for told in history[:visible]):
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
-        settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
-        params = propose(settings, history, self._defaults)
+        settings = StudySettings(
+            self.sweep.space,
+            search.algorithm,
+            search.seed,
+            study,
+            search.startup_trials,
+            search.population_size,
+            len(search.objectives),
+        )
+        params = propose(settings, history, self._defaults, self._warm(study))
         if params is None:
-            self._exhausted.add(split)
+            self._exhausted.add(study)
         return params
 
-    def _suggested(self, split: str) -> list[list[TrialState]]:
-        """The suggestions of a split in order, each with its trials (one a seed)."""
+    def _warm(self, study: str) -> list[Told]:
+        """What earlier sweeps tell a study, as the journal keeps it."""
+        splits = split_names(studies(self.sweep)[study])
+        found = [(row["params"], row["values"]) for row in self.state.warm if row["splits"] == splits]
+        return [Told(params, value, others=tuple(others)) for params, (value, *others) in found]
+
+    def _suggested(self, study: str) -> list[list[TrialState]]:
+        """The suggestions of a study in order, each with its trials (one a split of the study and seed)."""
+        splits = split_names(studies(self.sweep)[study])
         groups: dict[int, list[TrialState]] = {}
         for trial in self.state.trials.values():
-            if trial.role == "trial" and trial.split == split:
+            if trial.role == "trial" and trial.split in splits:
                 groups.setdefault(trial.number, []).append(trial)
         return [groups[number] for number in sorted(groups)]
 
     def _told(self, trials: list[TrialState]) -> Told:
-        """The mean over the seeds, once all are over, so that it does not depend on which was first."""
-        params = trials[0].params
-        seeds = len(self.sweep.search.seeds)
-        if len(trials) < seeds or not all(trial.is_over for trial in trials):
+        """The mean over seeds and splits, once all are over, so that it does not depend on which was first."""
+        params, search = trials[0].params, self.sweep.search
+        runs = len(search.seeds) * (len(search.splits) if search.robust else 1)
+        if len(trials) < runs or not all(trial.is_over for trial in trials):
             return Told(params, None)
         if any(trial.status == "failed" and trial.cause in OWN_FAULTS for trial in trials):
             return Told(params, None, worst=True)
-        values = [trial.final.get(SELECTION_METRIC) for trial in trials if trial.status == "finished"]
-        numbers = [value for value in values if value is not None]
-        if len(numbers) < seeds:
+        finished = [trial for trial in trials if trial.status == "finished"]
+        means = [mean_objective(finished, objective) for objective in search.objectives]
+        values = [mean for mean in means if mean is not None]
+        if len(finished) < runs or len(values) < len(means):
             return Told(params, None, failed=True)
-        return Told(params, sum(numbers) / seeds)
+        return Told(params, values[0], others=tuple(values[1:]))
 
     def _place(self, trial: Trial) -> None:
         """Writes the configuration that the trial's process reads, as resources and folders are now."""

@@ -10,6 +10,7 @@ from results.state import SweepState
 from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
 from sweeps.settings import SweepConfig
 from sweeps.trials import split_name
+from sweeps.warm_start import told_warm_start, warm_start
 
 
 def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
@@ -30,7 +31,8 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         ("method", f"{_method(sweep)} on {sweep.base['dataset']['_target_']}"),
         ("mode", f"{training['mode']}, {_length(training)}"),
         ("space", "\n".join(map(str, sweep.space.dimensions or sweep.space.points))),
-        ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
+        ("search", f"{search.algorithm}, {_studies(sweep)}, suggestion seed {search.seed}"),
+        ("objectives", ", ".join([f"{search.objectives[0]} up", *(f"{cost} down" for cost in search.objectives[1:])])),
         ("splits", ", ".join(map(split_name, search.splits))),
         ("seeds", ", ".join(map(str, search.seeds))),
         ("trials", f"{splits} splits x {per_split} configurations x {seeds} seeds = {splits * per_split * seeds}"),
@@ -40,10 +42,16 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         ("storage", str(sweep.folder)),
         ("tracking", sweep.tracking_uri),
     ]
+    if search.warm_start:
+        rows.append(("warm start", told_warm_start(sweep, state.warm if state is not None else warm_start(sweep))))
     if state is not None:
         counts = ", ".join(f"{count} {name}" for name, count in state.counts().items() if count)
         rows.append(("exists", f"{counts or 'nothing yet'}; `run` continues it"))
     return rows
+
+
+def _studies(sweep: SweepConfig) -> str:
+    return "robust: one study over all splits, by the mean over them" if sweep.search.robust else "one study per split"
 
 
 def _method(sweep: SweepConfig) -> str:

@@ -16,8 +16,10 @@ from bacs.compose import CONF_DIR, compose, group_options
 from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.schema import knob, parse_all
+from results.state import SELECTION_METRIC
 from search_spaces.propose import ALGORITHMS
 from search_spaces.space import METHOD_KEY, Params, Space, load_space
+from sweeps.search_rules import algorithm_faults, search_faults
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 REFERENCES = ("joint", "finetune")
@@ -55,6 +57,25 @@ class SearchSettings:
     space: str = knob("bacs")
     """A file of search_spaces/ by name, or any YAML file by path."""
     algorithm: str = knob("tpe", choices=ALGORITHMS)
+    """tpe (tree-structured Parzen estimator, multivariate), nsga2 (evolution, for two objectives), gp (Gaussian
+    process; up to a few hundred trials), quasi_random (scrambled Sobol points), random, grid. In a space over methods
+    nsga2 and gp need `equal_trials`: they model only the knobs that all configurations of a study have. gp compares
+    choices as equal or not; quasi_random gives each choice its share of one coordinate."""
+    objectives: list[str] = knob([SELECTION_METRIC])
+    """final/val_miou, which alone decides who wins, and with nsga2 one cost beside it, which is minimised: replay/mb
+    (megabytes of the replay memory after the last step), time/total_seconds or time/total_cpu_seconds (of all steps).
+    The report then has the Pareto front."""
+    population_size: int = knob(16, ge=2)
+    """Results that make a generation of nsga2; those of the first are random."""
+    robust: bool = knob(False)
+    """One study over all splits: every configuration runs on each and counts by the plain mean of its val mIoU over
+    them. Taking off what is usual on a split (that of the default, say) would shift all these means by one constant and
+    change no choice, because a configuration counts only once it has finished on every split; mIoU is in the same unit
+    on all, so their mean is meaningful (Demsar 2006, 3.1.1)."""
+    warm_start: list[str] = knob([])
+    """Earlier sweeps in the same storage folder, whose finished configurations the search knows from the start. They
+    must be of the same run, split and space; their seeds may be others, and so may threads, device and ranks, on which
+    only last digits depend. They are not run again and count as no trials of this sweep, which keeps a copy."""
     trials: int = knob(8, ge=1)
     """Configurations per split; a grid is cut off here. `resume` takes more."""
     splits: list[Any] = knob(["2-2"])
@@ -68,7 +89,7 @@ class SearchSettings:
     seed: int = knob(0, ge=0)
     """Of the suggestions."""
     startup_trials: int = knob(4, ge=1)
-    """Random suggestions before TPE models the results."""
+    """Random suggestions before tpe and gp model the results."""
     lag: int = knob(3, ge=0)
     """A suggestion looks only at results at least this many suggestions older (the rest counts as running). It must
     be at least the number of trials of a split that run at once less one, or workers wait; fixed, so that a sweep
@@ -306,10 +327,12 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
         if role not in REFERENCES:
             known = ", ".join(REFERENCES)
             faults.append(Fault("search.references", f"has {role!r}, which is unknown", f"known: {known}"))
+    faults += search_faults(search)
     try:
         space = load_space(search.space)
     except RequestError as error:
         return None, faults + error.faults
+    faults += algorithm_faults(search, space)
     if search.algorithm == "grid":
         faults += [
             Fault(f"search.space: {dimension.key}", "has no grid values", "give grid: [a, b, ...]")

@@ -1,0 +1,20 @@
+"""What is searched as one: each task split by itself or, in a robust sweep, all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from results.state import ROBUST
+from sweeps.settings import SweepConfig
+from sweeps.trials import split_name
+
+
+def studies(sweep: SweepConfig) -> dict[str, list[Any]]:
+    """The splits of each study, by its name; every configuration of a study runs on all of them."""
+    splits = sweep.search.splits
+    return {ROBUST: list(splits)} if sweep.search.robust else {split_name(split): [split] for split in splits}
+
+
+def split_names(splits: Iterable[Any]) -> list[str]:
+    return [split_name(split) for split in splits]
