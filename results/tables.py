@@ -130,7 +130,7 @@ def _headline(state: SweepState, total: int | None, concurrency: int, now: float
     over = counts["finished"] + counts["stopped"] + counts["failed"]
     counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if state.ended:
-        ending = f"ended: {state.end_status}"
+        ending = f"ended: {state.end_status}" + (f" by {state.end_bound}" if state.end_bound else "")
     else:
         ending = f"time left {_duration(state.eta_seconds(total, concurrency, now))}"
     return Text("   ".join(part for part in (f"{state.sweep}: {over} of {total} trials over", counted, ending) if part))

@@ -17,16 +17,17 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from sweeps.bounds import TARGET, bound_hit
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
-from sweeps.settings import SweepConfig
-from sweeps.trials import Trial, make_trial, placed, split_name
+from sweeps.settings import SweepConfig, split_name
+from sweeps.trials import Trial, make_trial, placed
 from trainables.folder import TrialFolder
 
 
-def suggestions_per_split(sweep: SweepConfig) -> int:
-    """Configurations that each split's study may suggest."""
-    wanted = sweep.search.trials
-    return min(wanted, len(sweep.space.grid())) if sweep.space.enumerated_by(sweep.search.algorithm) else wanted
+def suggestions_per_split(sweep: SweepConfig, split: str) -> int:
+    """Configurations that the study of a split, given by its text, may suggest."""
+    wanted, space = sweep.search.trials, sweep.space_of(split)
+    return min(wanted, len(space.grid())) if space.enumerated_by(sweep.search.algorithm) else wanted
 
 
 def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:
@@ -35,7 +36,7 @@ def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted
     total = len(search.references) * len(search.splits)
     for name in map(split_name, search.splits):
         numbers = {t.number for t in state.trials.values() if t.role == "trial" and t.split == name} if state else set()
-        total += len(numbers) if name in exhausted else suggestions_per_split(sweep)
+        total += len(numbers) if name in exhausted else suggestions_per_split(sweep, name)
     return total * len(search.seeds)
 
 
@@ -65,6 +66,7 @@ class Ledger:
         self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
+        self._heard: dict[str, float] = {}  # reading of `time.monotonic` when a trial under way was last heard of
 
     # ------------------------------------------------------------------ handing out
 
@@ -76,7 +78,7 @@ class Ledger:
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""
         with self._lock:
-            if self._is_time_up():
+            if self._is_stopped():
                 return None
             waiting = self._unfinished()
             if waiting is None:
@@ -97,16 +99,18 @@ class Ledger:
         return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces}
 
     def exhausted(self) -> bool:
-        """Whether nothing will ever follow: time is up, or every trial is over or was ended by Tune.
+        """Whether nothing will ever follow: a bound is hit, or every trial is over or was ended by Tune.
 
         A trial that is under way may fail, or lose its node, and follow once more.
         """
         with self._lock:
-            return self._is_time_up() or self._is_complete(self._dropped)
+            return self._is_stopped() or self._is_complete(self._dropped)
 
-    def _is_time_up(self) -> bool:
-        late = self.deadline is not None and time.monotonic() > self.deadline
-        return late or self._closed or self.stopping.is_set()
+    def _bound(self) -> str:
+        return bound_hit(self.sweep, self.state, self.deadline)
+
+    def _is_stopped(self) -> bool:
+        return self._closed or self.stopping.is_set() or bool(self._bound())
 
     def _is_complete(self, besides: Container[str] = ()) -> bool:
         trials = self.state.trials.values()
@@ -160,14 +164,16 @@ class Ledger:
     def _propose(self, split: str) -> Params | None:
         search = self.sweep.search
         suggested = self._suggested(split)
-        if split in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep):
+        if split in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep, split):
             return None
         visible = max(0, len(suggested) - search.lag)
         history = [self._told(trials) for trials in suggested]
         if any(told.is_open for told in history[:visible]):
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
-        settings = StudySettings(self.sweep.space, search.algorithm, search.seed, split, search.startup_trials)
+        settings = StudySettings(
+            self.sweep.space_of(split), search.algorithm, search.seed, split, search.startup_trials
+        )
         params = propose(settings, history, self._defaults)
         if params is None:
             self._exhausted.add(split)
@@ -228,6 +234,7 @@ class Ledger:
                 return
             known = self.state.trials[key]
             if report["kind"] == "started":
+                self._heard[key] = time.monotonic()
                 tags = {"stage.0": report["stage.0"]}
                 if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
                     tags["micro_batches"] = report.get("pieces", 1)
@@ -236,9 +243,11 @@ class Ledger:
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
             notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
             if fresh or notes:
-                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
+                place = {"step": report["step"], "epoch": report["epoch"]}
+                self._book("reported", trial=key, **place, points=fresh, **notes, **self._held(key))
             if report["kind"] == "final" and not known.is_over:
-                self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
+                seconds = known.total("time/step_seconds")
+                self._book("finished", trial=key, final=report["final"], seconds=seconds, **self._held(key))
 
     def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
@@ -260,9 +269,16 @@ class Ledger:
             retried = will_retry or is_retried(known, ending, self.sweep.launch.max_failures)
             told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
             charged = ending.is_charged and not will_retry
-            self._book("failed", trial=key, will_retry=retried, charged=charged, **told)
+            self._book("failed", trial=key, will_retry=retried, charged=charged, **told, **self._held(key))
+            self._heard.pop(key, None)
             if retried and not will_retry:
                 self._out.discard(key)
+
+    def _held(self, key: str) -> dict[str, float]:
+        """For how long a trial has held its resources since it was last heard of, by a clock that nobody sets."""
+        now = time.monotonic()
+        before, self._heard[key] = self._heard.get(key, now), now
+        return {"held_seconds": now - before}
 
     def drop(self, key: str) -> None:
         """Tune has ended a trial that is not over; whoever resumes the sweep goes on with it."""
@@ -285,7 +301,11 @@ class Ledger:
                 return
             failed = any(trial.status == "failed" for trial in self.state.trials.values())
             over = "failed" if failed else "finished"
-            self._book("ended", status=over if self._is_complete() else "interrupted")
+            is_done = self._is_complete()
+            bound = "" if is_done or self.stopping.is_set() else self._bound()  # a signal ends it whatever the bounds
+            if bound == TARGET:  # it did what was asked, unless a trial was cut short
+                is_done = all(trial.is_over for trial in self.state.trials.values() if trial.attempts)
+            self._book("ended", status=over if is_done else "interrupted", bound=bound or None)
             self._closed = True
 
     def book(self, kind: str, **fields: Any) -> None:

@@ -8,8 +8,7 @@ from rich.text import Text
 
 from results.state import SweepState
 from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
-from sweeps.settings import SweepConfig
-from sweeps.trials import split_name
+from sweeps.settings import SweepConfig, split_name
 
 
 def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
@@ -23,7 +22,8 @@ def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
 def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, str]]:
     """(name, text) of everything `plan` tells."""
     search, seeds = sweep.search, len(sweep.search.seeds)
-    per_split, splits = suggestions_per_split(sweep), len(search.splits)
+    splits = len(search.splits)
+    suggested = [suggestions_per_split(sweep, split_name(split)) for split in search.splits]
     total = planned_total(sweep, state)
     training = sweep.base["training"]
     rows = [
@@ -33,7 +33,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         ("search", f"{search.algorithm}, one study per split, suggestion seed {search.seed}"),
         ("splits", ", ".join(map(split_name, search.splits))),
         ("seeds", ", ".join(map(str, search.seeds))),
-        ("trials", f"{splits} splits x {per_split} configurations x {seeds} seeds = {splits * per_split * seeds}"),
+        ("trials", f"{_configurations(suggested)} x {seeds} seeds = {sum(suggested) * seeds}"),
         ("references", f"{', '.join(search.references) or 'none'}: {len(search.references) * splits * seeds}"),
         ("together", f"{total} runs"),
         ("resources", _resources(sweep)),
@@ -44,6 +44,13 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         counts = ", ".join(f"{count} {name}" for name, count in state.counts().items() if count)
         rows.append(("exists", f"{counts or 'nothing yet'}; `run` continues it"))
     return rows
+
+
+def _configurations(suggested: list[int]) -> str:
+    """Of each split; listed ones may be more in one split than in another."""
+    if len(set(suggested)) == 1:
+        return f"{len(suggested)} splits x {suggested[0]} configurations"
+    return f"{' + '.join(map(str, suggested))} configurations of {len(suggested)} splits"
 
 
 def _method(sweep: SweepConfig) -> str:
