@@ -109,7 +109,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """
     from scipy import stats
 
-    if not any(differences):
+    if len(differences) < 2 or not any(differences):
         return 1.0
     result = stats.permutation_test(
         (np.asarray(differences, dtype=float),),
