@@ -10,13 +10,8 @@ import math
 import statistics
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from results.state import REFERENCE_ROLES, SELECTION_METRIC, SweepState, TrialState
-from results.statistics import Comparison, compare, pairs_needed
+from results.statistics import Comparison, compare
 
 TEST_METRIC = "final/miou"
 
@@ -56,23 +51,6 @@ def comparisons_table(state: SweepState) -> list[dict[str, Any]]:
     for the comparisons of the split. ``verdict`` as `results.statistics.Comparison.verdict`, ``sentence`` for people.
     """
     return [row for split in state.splits() for row in _split_rows(state, split)]
-
-
-def render_confirmation(state: SweepState) -> RenderableType:
-    """The contestants of each split and the verdicts."""
-    table = Table(
-        title=Text(f"confirmation of {state.confirms} on fresh seeds, mIoU"), title_justify="left", box=SIMPLE_HEAD
-    )
-    for heading in ("split", "configuration"):
-        table.add_column(heading)
-    for heading in ("seeds", "val", "test", "deviation"):
-        table.add_column(heading, justify="right")
-    for row in contestants_table(state):
-        scores = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("val_miou", "miou", "miou_sd")]
-        table.add_row(*map(Text, [row["split"], row["configuration"], str(row["seeds"]), *scores]))
-    rows = comparisons_table(state)
-    lines = [f"{row['split']}: {row['sentence']}" for row in rows]
-    return Group(table, Text("\n".join([*lines, *_advice(rows)]) or "nothing to compare yet"))
 
 
 def _split_rows(state: SweepState, split: str) -> list[dict[str, Any]]:
@@ -122,12 +100,6 @@ def sentence(a: str, b: str, comparison: Comparison) -> str:
     return (
         f"undecided: {a} leads {b} by {by}, but {pairs} cannot give a p below {comparison.smallest_p_holm:.2g} (Holm)"
     )
-
-
-def _advice(rows: list[dict[str, Any]]) -> list[str]:
-    """How many seeds would settle what is undecided."""
-    needed = [pairs_needed(row["family"]) for row in rows if row["verdict"] == "undecided"]
-    return [f"{max(needed)} seeds can decide it: resume with more search.seeds"] if needed else []
 
 
 def _scores(trials: list[TrialState]) -> dict[int, float]:

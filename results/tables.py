@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from results.confirmation import comparisons_table, contestants_table
 from results.rows import (
     Row,
     attempts,
@@ -23,9 +24,11 @@ from results.rows import (
     write_csvs,
 )
 from results.state import SweepState, TrialState
+from results.statistics import pairs_needed
 
 __all__ = [
     "methods_table",
+    "render_confirmation",
     "render_methods",
     "render_status",
     "render_tracebacks",
@@ -94,6 +97,23 @@ def render_methods(state: SweepState) -> Table:
         cells = [row["split"], row["method"], str(row["trials"] or "-"), *scores, f"{row['cpu_seconds']:.0f}"]
         table.add_row(*map(Text, cells), end_section=following is None or following["split"] != row["split"])
     return table
+
+
+def render_confirmation(state: SweepState) -> RenderableType:
+    """The contestants of each split and the verdicts."""
+    table = Table(
+        title=Text(f"confirmation of {state.confirms} on fresh seeds, mIoU"), title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in ("split", "configuration"):
+        table.add_column(heading)
+    for heading in ("seeds", "val", "test", "deviation"):
+        table.add_column(heading, justify="right")
+    for row in contestants_table(state):
+        scores = [_score(row[key]) for key in ("val_miou", "miou", "miou_sd")]
+        table.add_row(*map(Text, [row["split"], row["configuration"], str(row["seeds"]), *scores]))
+    rows = comparisons_table(state)
+    lines = [f"{row['split']}: {row['sentence']}" for row in rows]
+    return Group(table, Text("\n".join([*lines, *_advice(rows)]) or "nothing to compare yet"))
 
 
 def render_status(
@@ -208,6 +228,12 @@ def render_tracebacks(state: SweepState) -> Text:
     """The traceback of the last failure of every trial that failed or is tried again."""
     parts = [f"{_name(t)} seed {t.seed}{_cause(t)}:\n{t.traceback.strip() or t.reason}" for t in failures(state)]
     return Text("\n\n".join(parts) or "no trial has failed")
+
+
+def _advice(rows: list[Row]) -> list[str]:
+    """How many seeds would settle what is undecided."""
+    needed = [pairs_needed(row["family"]) for row in rows if row["verdict"] == "undecided"]
+    return [f"{max(needed)} seeds can decide it: resume with more search.seeds"] if needed else []
 
 
 def _score(value: float | None) -> str:

@@ -18,12 +18,12 @@ from rich.live import Live
 
 from bacs.errors import RequestError
 from bacs.patience import StorageRefusedError
-from results.confirmation import render_confirmation
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
 from results.tables import (
     METHODS_WIDTH,
+    render_confirmation,
     render_methods,
     render_status,
     render_tracebacks,

@@ -53,6 +53,8 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
         "loss": checked.loss.target.split(".")[-2],
         "reused_steps": 0,
     }
+    if role == "trial" and sweep.search.points:
+        tags["configuration"] = list(sweep.search.points[name])[number]
     key = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()[:12]
     return Trial(key, number, role, name, seed, params, checked.resolved, tags)
 

@@ -7,8 +7,8 @@ from rich.console import Console
 from tracking_servers import dump
 
 from results import SweepState, Tracker
-from results.confirmation import comparisons_table, contestants_table, render_confirmation
-from results.tables import write_csvs
+from results.confirmation import comparisons_table, contestants_table
+from results.tables import render_confirmation, write_csvs
 
 NOISE = [0.004, -0.004, 0.002, -0.002, 0.003, -0.003, 0.001, -0.001]
 POINTS = {"2-2": {"trial 7": {"loss.lkd": 0.5}, "trial 3": {"loss.lkd": 0.6}, "default": {"loss.lkd": 1.0}}}

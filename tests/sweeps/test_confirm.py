@@ -70,6 +70,9 @@ def test_each_split_runs_its_own_winners_its_default_and_references_on_fresh_see
         tried = {t.number: t.params for t in mine if t.role == "trial"}
         assert [tried[number] for number in sorted(tried)] == wanted
         assert "default" in found.points[split]
+        assert {t.number: t.tags["configuration"] for t in mine if t.role == "trial"} == dict(
+            enumerate(found.points[split])
+        )
         for role, number in [("finetune", 0), *(("trial", number) for number in tried)]:
             assert [t.seed for t in mine if (t.role, t.number) == (role, number)] == [1, 3, 4]
     assert len(found.trials) == planned_total(sweep) == ledger.total
