@@ -10,11 +10,15 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from results.confirmation import comparisons_table
 from results.records import Record
 from results.state import SELECTION_METRIC, SweepState, TrialState
 
 Point = tuple[str, float, int, int]
 """(metric, value, unix milliseconds, x)."""
+
+COMPARED = ("difference", "low", "high", "p_holm")
+"""Columns of a comparison that become metrics of the sweep's run."""
 
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _NAME_CHARACTERS = 250
@@ -36,7 +40,10 @@ class ProjectedState(SweepState):
     def __init__(self) -> None:
         super().__init__()
         self.best_points: list[Point] = []
-        """``best/<split>/val_miou`` at every ending of the sweep; x counts the endings, a resumed sweep has several."""
+        """``best/<split>/val_miou`` and, of a confirmation, ``confirm/<split>/<b>/<number>`` of each comparison, at
+        every ending of the sweep; x counts the endings, a resumed sweep has several."""
+        self.verdicts: dict[str, str] = {}
+        """``verdict/<split>/<b>`` -> the sentence, as of the last ending."""
         self.run_starts: dict[str, float] = {}
         """Unix seconds at which the run of a trial begins, by trial."""
 
@@ -44,9 +51,22 @@ class ProjectedState(SweepState):
         super().apply(record)
         if record["kind"] == "ended":
             self.best_points += _best_points(self)
+            self._compare()
         trial = self.trials.get(record.get("trial", ""))
         if trial is not None and has_run(trial):
             self.run_starts.setdefault(trial.key, trial.started_at or trial.suggested_at)
+
+    def _compare(self) -> None:
+        """The verdicts of a confirmation, and the numbers behind them."""
+        for row in comparisons_table(self) if self.confirms else ():
+            moment = _last_moment([trial for trial in self.trials.values() if trial.split == row["split"]])
+            place = f"{row['split']}/{row['b']}"
+            self.verdicts[entity_name(f"verdict/{place}")] = row["sentence"]
+            self.best_points += [
+                (entity_name(f"confirm/{place}/{number}"), row[number], moment, self.endings)
+                for number in COMPARED
+                if row[number] is not None
+            ]
 
 
 def milliseconds(moment: float) -> int:
@@ -70,6 +90,14 @@ def run_name(trial: TrialState) -> str:
 def sweep_identity(state: SweepState) -> dict[str, str]:
     """The tags by which the sweep's own run is found again."""
     return {"sweep_uid": state.uid, "role": "sweep"}
+
+
+def sweep_tags(state: ProjectedState) -> dict[str, str]:
+    """All tags of the sweep's own run; ``bound``: what ended it early, ``confirms``: whose winners it confirms."""
+    tags = sweep_identity(state) | {"sweep": state.sweep} | state.verdicts
+    search = state.config.get("search") or {}
+    named = {"bound": state.end_bound, "confirms": state.confirms, "confirms_uid": search.get("confirms_uid")}
+    return {name: value[:_TAG_CHARACTERS] for name, value in (tags | named).items() if value}
 
 
 def trial_identity(state: SweepState, trial: TrialState) -> dict[str, str]:

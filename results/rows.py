@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results.confirmation import comparisons_table
 from results.objectives import mean_objective, pareto_front
 from results.state import SELECTION_METRIC, SweepState, TrialState
 
@@ -85,13 +86,16 @@ def steps_table(state: SweepState) -> list[Row]:
 def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
     """Write ``winners.csv``, ``methods.csv``, ``trials.csv`` and ``steps.csv``; params become columns ``params/<key>``.
 
-    A sweep with two objectives gets ``pareto.csv`` too. Returns: the paths. Unknown values are empty cells.
+    A sweep with two objectives has ``pareto.csv`` too, a confirmation ``confirm.csv``. Returns: the paths. Unknown
+    values are empty cells.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"winners": winners_table, "methods": methods_table, "trials": trials_table, "steps": steps_table}
     if len(state.objectives) > 1:
         tables["pareto"] = pareto_table
+    if state.confirms:
+        tables["confirm"] = comparisons_table
     return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
 
 
@@ -110,6 +114,9 @@ def status_json(state: SweepState, total: int | None = None, concurrency: int | 
         "uid": state.uid,
         "ended": state.ended,
         "end_status": state.end_status or None,
+        "end_bound": state.end_bound or None,
+        "cpu_hours": state.cpu_seconds / 3600,
+        "gpu_hours": state.gpu_seconds / 3600,
         "updated_at": state.updated_at,
         "total": total,
         "counts": state.counts(),

@@ -32,8 +32,8 @@ from results.projection import (
     has_run,
     milliseconds,
     run_name,
-    sweep_identity,
     sweep_status,
+    sweep_tags,
     trial_params,
     trial_points,
     trial_status,
@@ -44,6 +44,7 @@ from results.state import TrialState
 _POINTS_A_CALL = 1000
 _CONFIG_ATTEMPTS = 5
 _STALE_TAGS = ("stopped", "failed", "cause")
+_STALE_SWEEP_TAGS = ("bound",)
 _SWEEP = ""
 """Stands for the sweep's own run where trials stand under their keys."""
 
@@ -194,8 +195,7 @@ class Shipper:
         state = self._state
         if name == _SWEEP:
             self._soil_everything()  # children of an earlier parent move to this one
-            tags = sweep_identity(state) | {"sweep": state.sweep}
-            return store.create_run(tags, state.sweep, milliseconds(state.created_at or 0.0))
+            return store.create_run(sweep_tags(state), state.sweep, milliseconds(state.created_at or 0.0))
         trial = state.trials[name]
         tags = trial_tags(state, trial, self._runs[_SWEEP].run_id)
         return store.create_run(tags, run_name(trial), milliseconds(state.run_starts[name]))
@@ -205,6 +205,7 @@ class Shipper:
         points = self._state.best_points[shipped.points :]
         self._note(_SWEEP, store.log_points(shipped.run, points))
         shipped.points += len(points)
+        self._note(_SWEEP, store.update_tags(shipped.run, sweep_tags(self._state), _STALE_SWEEP_TAGS))
         store.set_status(shipped.run, *sweep_status(self._state, abandoned=self._is_abandoned))
         return len(points)
 

@@ -129,6 +129,12 @@ class SweepState:
         self.ended = False
         self.ended_at: float | None = None
         self.end_status = ""
+        self.end_bound = ""
+        """Key of the setting that ended it before all trials were over, such as ``sweep.budget_hours``."""
+        self.cpu_seconds = 0.0
+        """CPU cores, busy or not, times the seconds for which trials held them: from the start of each attempt to its
+        end, or to the last that was heard of it. Not in journals of earlier versions, as is `gpu_seconds`."""
+        self.gpu_seconds = 0.0
         self.endings = 0
         """How many times the sweep ended: a resumed one ends again."""
         self.offset = 0
@@ -170,6 +176,7 @@ class SweepState:
                 )
             trial.tags |= record.get("tags") or {}
             trial.notes += [note for note in record.get("notes") or [] if note not in trial.notes]
+            self._count_held(record.get("held_seconds", 0.0))
             _TRIAL_KINDS[kind](trial, record)
         elif kind == "created":
             self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
@@ -179,6 +186,16 @@ class SweepState:
             self._edit(record["changes"])
         elif kind in ("resumed", "ended"):
             self._turn(record)
+
+    @property
+    def confirms(self) -> str:
+        """Name of the sweep whose winners this one confirms; empty in any other sweep."""
+        return (self.config.get("search") or {}).get("confirms") or ""
+
+    @property
+    def points(self) -> dict[str, dict[str, Any]]:
+        """The configurations that a sweep lists itself: split -> name -> params, in the order of their numbers."""
+        return (self.config.get("search") or {}).get("points") or {}
 
     def counts(self) -> dict[str, int]:
         """Trials by status; every status is present."""
@@ -236,18 +253,20 @@ class SweepState:
         return [c for c in scored if len(c.trials) == most]
 
     def best(self, split: str, method: str | None = None) -> Configuration | None:
-        """The configuration with the largest mean ``final/val_miou``, with its trials on this split; of equals the
-        oldest.
+        """The first of :meth:`ranked`."""
+        return next(iter(self.ranked(split, method)), None)
 
-        In a robust sweep it is the one with the largest mean over all splits, the same for each. Args: method: only
-        those with this tag ``loss``.
+    def ranked(self, split: str, method: str | None = None) -> list[Configuration]:
+        """The configurations by their mean ``final/val_miou``, the largest first, with their trials on this split; of
+        equals the oldest.
+
+        In a robust sweep they are ranked by the mean over all splits, the same for each. Args: method: only those with
+        this tag ``loss``.
         """
         splits = self.splits() if self.is_robust else [split]
-        ranked = self.contenders(splits, method)
-        winner = max(ranked, key=lambda c: c.mean(SELECTION_METRIC) or 0.0, default=None)
-        if winner is None:
-            return None
-        return Configuration(winner.number, tuple(trial for trial in winner.trials if trial.split == split))
+        scored = [(c, c.mean(SELECTION_METRIC) or 0.0) for c in self.contenders(splits, method)]
+        ranked = [c for c, _ in sorted(scored, key=lambda pair: pair[1], reverse=True)]
+        return [Configuration(c.number, tuple(t for t in c.trials if t.split == split)) for c in ranked]
 
     def references(self, split: str) -> dict[str, list[TrialState]]:
         """Finished references by role (``joint``, ``finetune``; both keys are always present), by number."""
@@ -284,6 +303,12 @@ class SweepState:
         )
         self.trials.setdefault(trial.key, trial)  # a resumed driver may plan the same trial again
 
+    def _count_held(self, seconds: float) -> None:
+        """Of one trial; edits may change later what a trial holds."""
+        held = self.config.get("resources") or {}
+        self.cpu_seconds += seconds * held.get("cpus_per_trial", 1)
+        self.gpu_seconds += seconds * held.get("gpus_per_trial", 0.0)
+
     def _edit(self, changes: dict[str, Any]) -> None:
         self.edits.append(changes)
         for key, (_, new) in changes.items():
@@ -302,6 +327,7 @@ class SweepState:
         self.ended = record["kind"] == "ended"
         self.ended_at = max(record["time"], self.created_at or 0.0) if self.ended else None
         self.end_status = record["status"] if self.ended else ""
+        self.end_bound = (record.get("bound") or "") if self.ended else ""
         self.endings += self.ended
 
 

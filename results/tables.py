@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from results.confirmation import comparisons_table, contestants_table
 from results.rows import (
     Row,
     attempts,
@@ -24,10 +25,12 @@ from results.rows import (
     write_csvs,
 )
 from results.state import SweepState, TrialState
+from results.statistics import pairs_needed
 
 __all__ = [
     "methods_table",
     "pareto_table",
+    "render_confirmation",
     "render_methods",
     "render_pareto",
     "render_status",
@@ -115,6 +118,23 @@ def render_pareto(state: SweepState) -> Table:
     return table
 
 
+def render_confirmation(state: SweepState) -> RenderableType:
+    """The contestants of each split and the verdicts."""
+    table = Table(
+        title=Text(f"confirmation of {state.confirms} on fresh seeds, mIoU"), title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in ("split", "configuration"):
+        table.add_column(heading)
+    for heading in ("seeds", "val", "test", "deviation"):
+        table.add_column(heading, justify="right")
+    for row in contestants_table(state):
+        scores = [_score(row[key]) for key in ("val_miou", "miou", "miou_sd")]
+        table.add_row(*map(Text, [row["split"], row["configuration"], str(row["seeds"]), *scores]))
+    rows = comparisons_table(state)
+    lines = [f"{row['split']}: {row['sentence']}" for row in rows]
+    return Group(table, Text("\n".join([*lines, *_advice(rows)]) or "nothing to compare yet"))
+
+
 def render_status(
     state: SweepState, total: int | None = None, concurrency: int | None = None, now: float | None = None
 ) -> RenderableType:
@@ -149,7 +169,7 @@ def _headline(state: SweepState, total: int | None, concurrency: int, now: float
     over = counts["finished"] + counts["stopped"] + counts["failed"]
     counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if state.ended:
-        ending = f"ended: {state.end_status}"
+        ending = f"ended: {state.end_status}" + (f" by {state.end_bound}" if state.end_bound else "")
     else:
         ending = f"time left {_duration(state.eta_seconds(total, concurrency, now))}"
     return Text("   ".join(part for part in (f"{state.sweep}: {over} of {total} trials over", counted, ending) if part))
@@ -227,6 +247,12 @@ def render_tracebacks(state: SweepState) -> Text:
     """The traceback of the last failure of every trial that failed or is tried again."""
     parts = [f"{_name(t)} seed {t.seed}{_cause(t)}:\n{t.traceback.strip() or t.reason}" for t in failures(state)]
     return Text("\n\n".join(parts) or "no trial has failed")
+
+
+def _advice(rows: list[Row]) -> list[str]:
+    """How many seeds would settle what is undecided."""
+    needed = [pairs_needed(row["family"]) for row in rows if row["verdict"] == "undecided"]
+    return [f"{max(needed)} seeds can decide it: resume with more search.seeds"] if needed else []
 
 
 def _score(value: float | None) -> str:

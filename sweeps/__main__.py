@@ -23,6 +23,7 @@ from results.journal import is_being_written
 from results.state import SweepState
 from results.tables import (
     METHODS_WIDTH,
+    render_confirmation,
     render_methods,
     render_pareto,
     render_status,
@@ -32,8 +33,10 @@ from results.tables import (
     write_csvs,
 )
 from results.tracking import Tracker
+from sweeps import bounds
 from sweeps.checks import check_request
 from sweeps.clean import checkpoints_to_clean, clean, stages_to_clean
+from sweeps.confirm import confirmation
 from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
@@ -173,12 +176,48 @@ def report(name: Name, storage: Storage = None) -> None:
         state = _existing_state(folder)
         console = Console()
         console.print(render_winners(state))
+        if state.confirms:
+            console.print(render_confirmation(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
             Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
         if len(state.objectives) > 1:
             console.print(render_pareto(state))
         for path in write_csvs(state, folder / "report"):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def confirm(
+    name: Annotated[str, typer.Argument(help="the sweep whose winners are confirmed")],
+    top: Annotated[int, typer.Option(min=1, help="configurations of each split, by final/val_miou")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="fresh seeds, used by no trial of the sweep")] = 5,
+    class_orders: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="SEEDS times so many runs of each, every one with a seed and a class order of its own"
+        ),
+    ] = None,
+    as_name: Annotated[str | None, typer.Option("--name", help="of the confirmation [default: NAME-confirm]")] = None,
+    storage: Storage = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    tracking_optional: TrackingOptional = None,
+) -> None:
+    """Run the best configurations of a sweep, its default and its references on fresh seeds, and compare them.
+
+    A sweep of its own, which `resume`, `status`, `report` and `sync` know by its name; the same command goes on too.
+    """
+    with _requests_checked():
+        folder = _folder(name, storage)
+        launch: dict[str, Any] = {"name": as_name or f"{name}-confirm", "address": address}
+        launch |= {"tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
+        sweep = confirmation(
+            _existing_state(folder), folder.parent, launch, top=top, seeds=seeds, class_orders=class_orders
+        )
+        state = _known_state(sweep.folder)
+        if state is not None:
+            _refuse_changes(sweep, state)
+        _run(sweep)
 
 
 @app.command()
@@ -271,13 +310,18 @@ def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[
     console = Console()
     state = execute(sweep, console, retry_failed=retry_failed, warm=warm)
     console.print(render_winners(state))
+    if state.confirms:
+        console.print(render_confirmation(state))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
         f"tables:    {_command('report', sweep.folder)}",
         f"MLflow UI: {mlflow} ui --backend-store-uri {sweep.tracking_uri}",
     ]
     unfinished = [trial for trial in state.trials.values() if not trial.is_over]
-    if state.end_status == "interrupted":
+    if state.end_bound:
+        wider = f"{_command('resume', sweep.folder)} {state.end_bound}=MORE"
+        lines.insert(0, f"bound:     {bounds.told(sweep, state, state.end_bound)}; go on: {wider}")
+    elif state.end_status == "interrupted":
         go_on = _command("resume", sweep.folder)
         lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")
     lines += _failure_lines(state, sweep.folder)

@@ -18,18 +18,19 @@ from results.objectives import mean_objective
 from results.state import SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from sweeps.bounds import TARGET, bound_hit
 from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
-from sweeps.settings import SweepConfig
+from sweeps.settings import SweepConfig, split_name
 from sweeps.studies import split_names, studies
-from sweeps.trials import Trial, make_trial, placed, split_name
+from sweeps.trials import Trial, make_trial, placed
 from trainables.folder import TrialFolder
 
 
-def suggestions_per_split(sweep: SweepConfig) -> int:
-    """Configurations that each study may suggest, and so run on each of its splits."""
-    wanted = sweep.search.trials
-    return min(wanted, len(sweep.space.grid())) if sweep.space.enumerated_by(sweep.search.algorithm) else wanted
+def suggestions_of(sweep: SweepConfig, study: str) -> int:
+    """Configurations that a study, given by its name, may suggest, and so run on each of its splits."""
+    wanted, space = sweep.search.trials, sweep.space_of(study)
+    return min(wanted, len(space.grid())) if space.enumerated_by(sweep.search.algorithm) else wanted
 
 
 def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted: Container[str] = ()) -> int:
@@ -39,7 +40,7 @@ def planned_total(sweep: SweepConfig, state: SweepState | None = None, exhausted
     trials = [t for t in state.trials.values() if t.role == "trial"] if state else []
     for study, splits in studies(sweep).items():
         numbers = {t.number for t in trials if t.split in split_names(splits)}
-        total += (len(numbers) if study in exhausted else suggestions_per_split(sweep)) * len(splits)
+        total += (len(numbers) if study in exhausted else suggestions_of(sweep, study)) * len(splits)
     return total * len(search.seeds)
 
 
@@ -70,6 +71,7 @@ class Ledger:
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
         self._prefixes = Prefixes()
+        self._heard: dict[str, float] = {}  # reading of `time.monotonic` when a trial under way was last heard of
 
     # ------------------------------------------------------------------ handing out
 
@@ -81,7 +83,7 @@ class Ledger:
     def next_trial(self) -> Trial | None:
         """The next trial to start, journalled; ``None``: nothing now (see :meth:`exhausted`)."""
         with self._lock:
-            if self._is_time_up():
+            if self._is_stopped():
                 return None
             waiting = self._unfinished()
             if waiting is None:
@@ -102,16 +104,18 @@ class Ledger:
         return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces}
 
     def exhausted(self) -> bool:
-        """Whether nothing will ever follow: time is up, or every trial is over or was ended by Tune.
+        """Whether nothing will ever follow: a bound is hit, or every trial is over or was ended by Tune.
 
         A trial that is under way may fail, or lose its node, and follow once more.
         """
         with self._lock:
-            return self._is_time_up() or self._is_complete(self._dropped)
+            return self._is_stopped() or self._is_complete(self._dropped)
 
-    def _is_time_up(self) -> bool:
-        late = self.deadline is not None and time.monotonic() > self.deadline
-        return late or self._closed or self.stopping.is_set()
+    def _bound(self) -> str:
+        return bound_hit(self.sweep, self.state, self.deadline)
+
+    def _is_stopped(self) -> bool:
+        return self._closed or self.stopping.is_set() or bool(self._bound())
 
     def _is_complete(self, besides: Container[str] = ()) -> bool:
         trials = self.state.trials.values()
@@ -182,7 +186,7 @@ class Ledger:
     def _propose(self, study: str) -> Params | None:
         search = self.sweep.search
         suggested = self._suggested(study)
-        if study in self._exhausted or len(suggested) >= suggestions_per_split(self.sweep):
+        if study in self._exhausted or len(suggested) >= suggestions_of(self.sweep, study):
             return None
         visible = max(0, len(suggested) - search.lag)
         history = [self._told(trials) for trials in suggested]
@@ -190,7 +194,7 @@ class Ledger:
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
         settings = StudySettings(
-            self.sweep.space,
+            self.sweep.space_of(study),
             search.algorithm,
             search.seed,
             study,
@@ -266,6 +270,7 @@ class Ledger:
                 return
             known = self.state.trials[key]
             if report["kind"] == "started":
+                self._heard[key] = time.monotonic()
                 tags = {"stage.0": report["stage.0"]}
                 if report.get("reused_steps"):
                     tags["reused_steps"] = report["reused_steps"]
@@ -276,9 +281,11 @@ class Ledger:
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
             notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
             if fresh or notes or report["step"] > known.step:
-                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
+                place = {"step": report["step"], "epoch": report["epoch"]}
+                self._book("reported", trial=key, **place, points=fresh, **notes, **self._held(key))
             if report["kind"] == "final" and not known.is_over:
-                self._book("finished", trial=key, final=report["final"], seconds=_own_seconds(known))
+                seconds = _own_seconds(known)
+                self._book("finished", trial=key, final=report["final"], seconds=seconds, **self._held(key))
 
     def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
@@ -300,9 +307,16 @@ class Ledger:
             retried = will_retry or is_retried(known, ending, self.sweep.launch.max_failures)
             told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
             charged = ending.is_charged and not will_retry
-            self._book("failed", trial=key, will_retry=retried, charged=charged, **told)
+            self._book("failed", trial=key, will_retry=retried, charged=charged, **told, **self._held(key))
+            self._heard.pop(key, None)
             if retried and not will_retry:
                 self._out.discard(key)
+
+    def _held(self, key: str) -> dict[str, float]:
+        """For how long a trial has held its resources since it was last heard of, by a clock that nobody sets."""
+        now = time.monotonic()
+        before, self._heard[key] = self._heard.get(key, now), now
+        return {"held_seconds": now - before}
 
     def drop(self, key: str) -> None:
         """Tune has ended a trial that is not over; whoever resumes the sweep goes on with it."""
@@ -325,7 +339,11 @@ class Ledger:
                 return
             failed = any(trial.status == "failed" for trial in self.state.trials.values())
             over = "failed" if failed else "finished"
-            self._book("ended", status=over if self._is_complete() else "interrupted")
+            is_done = self._is_complete()
+            bound = "" if is_done or self.stopping.is_set() else self._bound()  # a signal ends it whatever the bounds
+            if bound == TARGET:  # it did what was asked, unless a trial was cut short
+                is_done = all(trial.is_over for trial in self.state.trials.values() if trial.attempts)
+            self._book("ended", status=over if is_done else "interrupted", bound=bound or None)
             self._closed = True
 
     def book(self, kind: str, **fields: Any) -> None:

@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from results.state import SweepState
-from sweeps.ledger import planned_total, suggestions_per_split, trials_at_once
-from sweeps.settings import SweepConfig
-from sweeps.trials import split_name
+from sweeps.ledger import planned_total, suggestions_of, trials_at_once
+from sweeps.settings import SweepConfig, split_name
+from sweeps.studies import studies
 from sweeps.warm_start import told_warm_start, warm_start
 
 
@@ -24,7 +24,8 @@ def render_plan(sweep: SweepConfig, state: SweepState | None) -> RenderableType:
 def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, str]]:
     """(name, text) of everything `plan` tells."""
     search, seeds = sweep.search, len(sweep.search.seeds)
-    per_split, splits = suggestions_per_split(sweep), len(search.splits)
+    splits = len(search.splits)
+    suggested = [suggestions_of(sweep, study) for study, listed in studies(sweep).items() for _ in listed]
     total = planned_total(sweep, state)
     training = sweep.base["training"]
     rows = [
@@ -35,7 +36,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         ("objectives", ", ".join([f"{search.objectives[0]} up", *(f"{cost} down" for cost in search.objectives[1:])])),
         ("splits", ", ".join(map(split_name, search.splits))),
         ("seeds", ", ".join(map(str, search.seeds))),
-        ("trials", f"{splits} splits x {per_split} configurations x {seeds} seeds = {splits * per_split * seeds}"),
+        ("trials", f"{_configurations(suggested)} x {seeds} seeds = {sum(suggested) * seeds}"),
         ("references", f"{', '.join(search.references) or 'none'}: {len(search.references) * splits * seeds}"),
         ("together", f"{total} runs"),
         ("resources", _resources(sweep)),
@@ -52,6 +53,13 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
 
 def _studies(sweep: SweepConfig) -> str:
     return "robust: one study over all splits, by the mean over them" if sweep.search.robust else "one study per split"
+
+
+def _configurations(suggested: list[int]) -> str:
+    """Of each split; listed ones may be more in one split than in another."""
+    if len(set(suggested)) == 1:
+        return f"{len(suggested)} splits x {suggested[0]} configurations"
+    return f"{' + '.join(map(str, suggested))} configurations of {len(suggested)} splits"
 
 
 def _method(sweep: SweepConfig) -> str:

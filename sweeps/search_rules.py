@@ -19,6 +19,9 @@ def search_faults(search: SearchSettings) -> list[Fault]:
     faults = _objective_faults(search)
     if search.robust and len(search.splits) < 2:
         faults.append(Fault("search.robust", f"is true with the splits {search.splits}", "list two or more splits"))
+    if search.robust and search.points:
+        problem = "is true, but search.points lists configurations for each split by itself"
+        faults.append(Fault("search.robust", problem, "leave one of the two out"))
     if len(set(search.warm_start)) < len(search.warm_start):
         faults.append(Fault("search.warm_start", f"is {search.warm_start}, with repetitions", "list each once"))
     return faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.schema import knob, parse_all
 from results.state import SELECTION_METRIC
+from search_spaces.points import space_of_listed
 from search_spaces.propose import ALGORITHMS
 from search_spaces.space import METHOD_KEY, Params, Space, load_space
 from sweeps.search_rules import algorithm_faults, search_faults
@@ -48,6 +50,13 @@ class LaunchSettings:
     pieces."""
     time_budget_minutes: float | None = knob(None, gt=0)
     """Stops handing out work after this time, counted anew by every driver; `resume` goes on."""
+    budget_hours: float | None = knob(None, gt=0)
+    """Stops handing out work once trials have held their resources for so many GPU-hours or, where a trial takes no
+    GPU, CPU core hours; counted from the journal over all drivers, lost work included. Running trials finish, so a
+    little more may be spent; `resume` with more goes on."""
+    target_metric: float | None = knob(None, ge=0, le=1)
+    """Stops handing out work once every split has a configuration with this mean ``final/val_miou`` (0..1) over all
+    seeds. Running trials finish; `resume` with a higher one goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,13 @@ class SearchSettings:
 
     space: str = knob("bacs")
     """A file of search_spaces/ by name, or any YAML file by path."""
+    points: dict[str, Any] = knob({})
+    """Configurations by split and name, tried in the place of a space, which then is not read:
+    ``{2-2: {small: {loss.buffer_size: 50}, as it is: {}}}``."""
+    confirms: str | None = knob(None)
+    """Name of the sweep whose winners the points are; `confirm` sets it."""
+    confirms_uid: str | None = knob(None)
+    """Its identity, as names may be used again."""
     algorithm: str = knob("tpe", choices=ALGORITHMS)
     """tpe (tree-structured Parzen estimator, multivariate), nsga2 (evolution, for two objectives), gp (Gaussian
     process; up to a few hundred trials), quasi_random (scrambled Sobol points), random, grid. In a space over methods
@@ -153,6 +169,12 @@ class SweepConfig:
                 start[dimension.key] = implied.get(dimension.key) if value is None else value
         return start
 
+    def space_of(self, study: str) -> Space:
+        """What a study searches; listed points are those of a split, whose name the study then has."""
+        if not self.search.points:
+            return self.space
+        return dataclasses.replace(self.space, points=tuple(self.search.points[study].values()))
+
     @property
     def tracking_uri(self) -> str:
         return self.launch.tracking_uri or default_tracking_uri(Path(self.launch.storage))
@@ -228,6 +250,11 @@ def _folder(storage: Any) -> str:
         problem = f"is {storage!r}, but must be a folder, on a cluster one that every node mounts at this place"
         raise RequestError.of("sweep.storage", problem, "give its path with --storage")
     return str(Path(storage).expanduser().absolute())
+
+
+def split_name(split: Any) -> str:
+    """The text of a split as users wrote it; lists without blanks."""
+    return split if isinstance(split, str) else json.dumps(split, separators=(",", ":"))
 
 
 def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
@@ -329,7 +356,8 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
             faults.append(Fault("search.references", f"has {role!r}, which is unknown", f"known: {known}"))
     faults += search_faults(search)
     try:
-        space = load_space(search.space)
+        names = [split_name(split) for split in search.splits]
+        space = space_of_listed(search.points, names) if search.points else load_space(search.space)
     except RequestError as error:
         return None, faults + error.faults
     faults += algorithm_faults(search, space)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from results.state import ROBUST
-from sweeps.settings import SweepConfig
-from sweeps.trials import split_name
+from sweeps.settings import SweepConfig, split_name
 
 
 def studies(sweep: SweepConfig) -> dict[str, list[Any]]:

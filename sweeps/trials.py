@@ -13,7 +13,7 @@ from bacs.lineage import passive_keys, run_identity
 from bacs.precision import set_up_numerics
 from bacs.stream import Stream
 from search_spaces.space import Params
-from sweeps.settings import SweepConfig, configured, nested
+from sweeps.settings import SweepConfig, configured, nested, split_name
 
 CROSS_ENTROPY = {"_target_": "bacs.losses.crossentropy.CrossEntropy"}
 
@@ -54,6 +54,8 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
         "loss": checked.loss.target.split(".")[-2],
         "reused_steps": 0,
     }
+    if role == "trial" and sweep.search.points:
+        tags["configuration"] = list(sweep.search.points[name])[number]
     key = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()[:12]
     return Trial(key, number, role, name, seed, params, checked.resolved, tags)
 
@@ -94,11 +96,6 @@ def workers_per_trial(sweep: SweepConfig) -> int:
     """Ranks of a trial: one a GPU; without a GPU what ``training.n_gpus`` asks for."""
     gpus = sweep.resources.gpus_per_trial
     return int(gpus) if gpus >= 1 else int(sweep.base["training"]["n_gpus"])
-
-
-def split_name(split: Any) -> str:
-    """The text of a split as users wrote it; lists without blanks."""
-    return split if isinstance(split, str) else json.dumps(split, separators=(",", ":"))
 
 
 def _joint_budget(config: dict[str, Any]) -> Params:

@@ -13,6 +13,8 @@ COMMANDS = {
     "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional", "retry_failed"},
     "status": {"name", "storage", "watch", "as_json", "traceback"},
     "report": {"name", "storage"},
+    "confirm": {"name", "top", "seeds", "class_orders", "as_name", "storage", "address", "tracking_uri"}
+    | {"tracking_optional"},
     "sync": {"name", "storage", "tracking_uri"},
     "clean": {"name", "storage", "max_gb", "dry_run"},
     "data verify": {"dataset", "overrides", "workers", "as_json"},
