@@ -18,6 +18,9 @@ from sweeps.ledger import Ledger
 from sweeps.trials import Trial
 from tests.sweeps.test_edits import open_books, requested
 
+ALONE = "+training.stages=null"
+"""No trial waits for a step that another one computes."""
+
 PLACE = {"step": 0, "epoch": 0, "points": [], "host": "h", "pid": 1, "stage.0": "s", "notes": []}
 
 
@@ -74,7 +77,7 @@ def shown(state: SweepState) -> str:
 
 def test_hours_are_counted_over_drivers_lost_work_included(storage, watch):
     """Two cores a trial: half an hour of one is a core hour."""
-    journal, ledger = open_books(requested(storage, "sweep.budget_hours=3", "resources.cpus_per_trial=2"))
+    journal, ledger = open_books(requested(storage, "sweep.budget_hours=3", "resources.cpus_per_trial=2", ALONE))
     with journal:
         first, second = start(ledger), start(ledger)
         watch.now += 1800
@@ -140,7 +143,7 @@ def test_a_target_ends_the_sweep_once_every_split_has_it_with_all_seeds(storage)
 
 
 def test_a_target_with_a_trial_under_way_is_no_whole_sweep(storage):
-    journal, ledger = open_books(requested(storage, "sweep.target_metric=0.3", "search.references=[]"))
+    journal, ledger = open_books(requested(storage, "sweep.target_metric=0.3", "search.references=[]", ALONE))
     with journal:
         first, second = start(ledger), start(ledger)
         finish(ledger, first)
