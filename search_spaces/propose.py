@@ -2,7 +2,7 @@
 
 Nothing is kept between calls: a study is rebuilt from what its trials returned, and the sampler is seeded afresh for
 every suggestion. So the same journal gives the same suggestions after any interruption (``gp`` computes with floats
-all the way, whose last digits may differ on another kind of processor).
+all the way, whose last digits may differ on another kind of processor, or where greenlet is installed).
 
 What the algorithms do with knobs that are no plain numbers:
 
@@ -131,7 +131,7 @@ def _worst(settings: StudySettings, history: Sequence[Told]) -> tuple[float, ...
 
 
 def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its advice would end up in the live display
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         trial = _study(settings, history, seed).ask()

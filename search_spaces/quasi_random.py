@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from scipy.stats import qmc
-
 from search_spaces.space import Dimension, Params, Space
 
 _BLOCK_POINTS = 64
@@ -47,6 +45,8 @@ def sobol_point(space: Space, seed: int, index: int, known: Sequence[Params]) ->
 
 
 def _points(space: Space, seed: int) -> Iterator[Params]:
+    from scipy.stats import qmc
+
     engine = qmc.Sobol(len(space.dimensions), scramble=True, rng=seed)
     while True:
         for point in engine.random(_BLOCK_POINTS).tolist():

@@ -44,7 +44,7 @@ from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.ledger import planned_total
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
-from sweeps.warm_start import warm_start
+from sweeps.warm_start import told_warm_start, warm_start
 
 app = typer.Typer(
     add_completion=False,
@@ -308,6 +308,8 @@ def _requested(
 
 def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[str, Any]] = ()) -> None:
     console = Console()
+    if warm:
+        console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
     state = execute(sweep, console, retry_failed=retry_failed, warm=warm)
     console.print(render_winners(state))
     if state.confirms:

@@ -85,9 +85,9 @@ class SearchSettings:
     """Results that make a generation of nsga2; those of the first are random."""
     robust: bool = knob(False)
     """One study over all splits: every configuration runs on each and counts by the plain mean of its val mIoU over
-    them. Taking off what is usual on a split (that of the default, say) would shift all these means by one constant and
-    change no choice, because a configuration counts only once it has finished on every split; mIoU is in the same unit
-    on all, so their mean is meaningful (Demsar 2006, 3.1.1)."""
+    them. The splits are related problems in one unit, whose mean is meaningful (Demsar 2006, 3.1.1). Taking off what is
+    usual on each (the default's mIoU, say) would shift all means by one constant, as a configuration counts only once
+    it has finished on every split, and so change no choice."""
     warm_start: list[str] = knob([])
     """Earlier sweeps in the same storage folder, whose finished configurations the search knows from the start. They
     must be of the same run, split and space; their seeds may be others, and so may threads, device and ranks, on which

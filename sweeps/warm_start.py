@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,14 @@ def warm_start(sweep: SweepConfig) -> list[WarmRow]:
     return rows
 
 
-def told_warm_start(sweep: SweepConfig, rows: list[WarmRow]) -> str:
+def told_warm_start(sweep: SweepConfig, rows: Sequence[WarmRow]) -> str:
     """How many configurations came from which sweep, and with which seeds they ran there."""
     lines = []
     for name in sweep.search.warm_start:
         own = [row for row in rows if row["sweep"] == name]
         seeds = ", ".join(map(str, own[0]["seeds"])) if own else ""
         lines.append(f"{len(own)} configurations of {name} (seeds {seeds})")
-    return "\n".join(lines)
+    return ", ".join(lines)
 
 
 def _earlier(sweep: SweepConfig, name: str) -> SweepState:

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bacs.errors import RequestError
 from results.journal import Journal
 from results.rows import pareto_table, winners_table
 from results.state import ROBUST, SweepState
 from search_spaces.propose import ALGORITHMS
+from sweeps.__main__ import app
 from sweeps.checks import check_request
 from sweeps.driver import JOURNAL, _open_books
 from sweeps.edits import edited
@@ -298,3 +300,20 @@ def test_the_plan_says_how_it_searches(tmp_path):
     assert rows["objectives"] == "final/val_miou up, replay/mb down"
     assert rows["trials"] == "2 splits x 6 configurations x 1 seeds = 12"
     assert "warm start" not in rows
+
+
+def test_the_command_line_refuses_a_warm_start_before_it_writes_anything(tmp_path):
+    words = ["digits", *TINY_SWEEP, "search.warm_start=[nowhere]", "--name", "new", "--storage", str(tmp_path / "runs")]
+    for command in ("plan", "run"):
+        answer = CliRunner().invoke(app, [command, *words])
+        assert answer.exit_code == 2, answer.output
+        assert "names nowhere, but there is no such sweep" in answer.output
+    assert not (tmp_path / "runs" / "new").exists()
+
+
+def test_the_report_shows_the_front(tmp_path):
+    played(tmp_path, *TWO)
+    answer = CliRunner().invoke(app, ["report", "new", "--storage", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
+    assert "Pareto front of new: val mIoU against replay/mb" in answer.output
+    assert (tmp_path / "new" / "report" / "pareto.csv").is_file()
