@@ -79,7 +79,7 @@ def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"winners": winners_table, "methods": methods_table, "trials": trials_table, "steps": steps_table}
-    return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
+    return [write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
 
 
 def status_json(state: SweepState, total: int | None = None, concurrency: int | None = None) -> Row:
@@ -206,7 +206,8 @@ def _failure_row(trial: TrialState) -> Row:
     }
 
 
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes rows, each with its own columns if need be; returns the path."""
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys(column for row in flat for column in row))
     draft = path.with_name(path.name + ".tmp")

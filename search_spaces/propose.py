@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -37,11 +37,13 @@ class Told:
     worst: bool = False
     """It failed by itself, so it counts as the worst value that its study has seen: a sampler that is told nothing
     comes back to the same corner of the space."""
+    pruned: Mapping[int, float] | None = None
+    """It was stopped early: its validation mIoU after each step that it finished (1-based)."""
 
     @property
     def is_open(self) -> bool:
         """Whether its result is still to come."""
-        return self.value is None and not self.failed and not self.worst
+        return self.value is None and not self.failed and not self.worst and self.pruned is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
             value = worst if told.worst else told.value
             open_or_done = TrialState.RUNNING if value is None else TrialState.COMPLETE
             state = TrialState.FAIL if told.failed else open_or_done
+            if told.pruned is not None:
+                state = TrialState.PRUNED
             dimensions = settings.space.dimensions_of(told.params)
             study.add_trial(
                 create_trial(
@@ -113,6 +117,7 @@ def _ask(settings: StudySettings, history: Sequence[Told], seed: int) -> Params:
                     params={d.name: told.params[d.key] for d in dimensions},
                     distributions={d.name: d.distribution() for d in dimensions},
                     value=value,
+                    intermediate_values=dict(told.pruned or {}),
                 )
             )
         trial = study.ask()

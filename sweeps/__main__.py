@@ -21,6 +21,7 @@ from bacs.patience import StorageRefusedError
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
+from results.stopping_audit import is_on, render_audit, write_audit
 from results.tables import (
     METHODS_WIDTH,
     render_methods,
@@ -172,7 +173,11 @@ def report(name: Name, storage: Storage = None) -> None:
         console.print(render_winners(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
             Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
-        for path in write_csvs(state, folder / "report"):
+        paths = write_csvs(state, folder / "report")
+        if is_on(state):
+            console.print(render_audit(state))
+            paths.append(write_audit(state, folder / "report"))
+        for path in paths:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ as if it had never stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from results.journal import Journal
 from results.state import SELECTION_METRIC, SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from search_spaces.stopping import EarlyStopping
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig
 from sweeps.trials import Trial, make_trial, placed, split_name
@@ -65,6 +67,7 @@ class Ledger:
         self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
+        self._early = EarlyStopping(sweep.stopping, self._defaults, state.trials.values())
 
     # ------------------------------------------------------------------ handing out
 
@@ -115,6 +118,9 @@ class Ledger:
     def _unfinished(self) -> Trial | None:
         for known in self.state.trials.values():
             if not known.is_over and known.key not in self._out:
+                if _is_condemned(known):  # the driver died before it could say so
+                    self._book("stopped", trial=known.key, reason=known.stop.reason if known.stop else "")
+                    continue
                 return _trial_of(known)
         return None
 
@@ -189,7 +195,11 @@ class Ledger:
             return Told(params, None)
         if any(trial.status == "failed" and trial.cause in OWN_FAULTS for trial in trials):
             return Told(params, None, worst=True)
-        values = [trial.final.get(SELECTION_METRIC) for trial in trials if trial.status == "finished"]
+        if any(trial.status == "failed" for trial in trials):
+            return Told(params, None, failed=True)
+        if any(trial.status == "stopped" for trial in trials):
+            return Told(params, None, pruned=_step_means(trials, self.sweep.stopping.metric))
+        values = [trial.final.get(SELECTION_METRIC) for trial in trials]
         numbers = [value for value in values if value is not None]
         if len(numbers) < seeds:
             return Told(params, None, failed=True)
@@ -234,11 +244,22 @@ class Ledger:
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
-            notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
-            if fresh or notes:
-                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **notes)
+            more = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
+            stop = None if known.is_over else self._early.judge(known, fresh)
+            if stop is not None:
+                more["stop"] = dataclasses.asdict(stop)
+            if fresh or more:
+                self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **more)
+            if _is_condemned(known) and not known.is_over:
+                self._book("stopped", trial=key, reason=stop.reason if stop else "")
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
+                self._early.finish(known)
+
+    def is_stopped(self, key: str) -> bool:
+        """Whether early stopping has ended a trial."""
+        with self._lock:
+            return self.state.trials[key].status == "stopped"
 
     def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
@@ -296,6 +317,17 @@ class Ledger:
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))
+
+
+def _is_condemned(known: TrialState) -> bool:
+    return known.stop is not None and not known.stop.audited
+
+
+def _step_means(trials: list[TrialState], metric: str) -> dict[int, float]:
+    """Of a metric over all trials, after each continual step (1-based) that all of them finished."""
+    courses = [{x + 1: value for (name, x), (value, _) in t.points.items() if name == metric} for t in trials]
+    common = sorted(set.intersection(*map(set, courses)))
+    return {step: sum(course[step] for course in courses) / len(courses) for step in common}
 
 
 def _trial_of(known: TrialState) -> Trial:
