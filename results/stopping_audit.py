@@ -144,11 +144,19 @@ def kendall(first: Floats, second: Floats) -> Estimate | None:
     if math.isnan(tau):
         return None
     chosen = _chosen(len(first))
-    weights = _resampled(len(chosen))
-    signs = [np.sign(np.subtract.outer(scores[chosen], scores[chosen])) for scores in (first, second)]
-    agreeing = _pairs(weights, signs[0] * signs[1])
+    taus = weighted_taus(first[chosen], second[chosen], _resampled(len(chosen)))
+    return _with_interval(tau, taus[np.isfinite(taus)])
+
+
+def weighted_taus(first: Floats, second: Floats, weights: Floats) -> Floats:
+    """Tau-b of every resample, given as how often each trial is in it: (resamples, trials) -> (resamples,).
+
+    NaN where all trials of a resample are equal.
+    """
+    signs = [np.sign(np.subtract.outer(scores, scores)) for scores in (first, second)]
     untied = _pairs(weights, np.abs(signs[0])) * _pairs(weights, np.abs(signs[1]))
-    return _with_interval(tau, agreeing[untied > 0] / np.sqrt(untied[untied > 0]))
+    agreeing = _pairs(weights, signs[0] * signs[1])
+    return np.divide(agreeing, np.sqrt(untied), out=np.full(len(weights), np.nan), where=untied > 0)
 
 
 def stopping_regret(finals: Floats, kept: NDArray[np.bool_]) -> Estimate:

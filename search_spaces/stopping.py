@@ -90,6 +90,8 @@ class Course:
 
 def step_rungs(settings: StoppingSettings, n_steps: int) -> list[int]:
     """Finished steps after which trials are judged; never the last step, where there is nothing left to save."""
+    if settings.algorithm == "none":
+        return []
     first = max(1, settings.grace_steps)
     if settings.algorithm == "median":
         return list(range(first, n_steps))
@@ -113,7 +115,9 @@ def step_rung(settings: StoppingSettings, steps: int, n_steps: int) -> Rung | No
 def epoch_rung(settings: StoppingSettings, place: Rung) -> Rung | None:
     """The rung inside a step at this place; ``None`` if there is none."""
     every = settings.epoch_rungs
-    if every is None or not place.epochs or place.epochs % every or place.steps < settings.grace_steps:
+    if settings.algorithm == "none" or every is None:
+        return None
+    if not place.epochs or place.epochs % every or place.steps < settings.grace_steps:
         return None
     return place
 
@@ -239,7 +243,7 @@ class EarlyStopping:
     def _rungs_of(self, trial: TrialState, points: Iterable[Sequence[Any]]) -> list[tuple[Rung, float]]:
         """The rungs among a trial's points with their values, in order."""
         if self.settings.algorithm == "none" or trial.role != "trial":
-            return []
+            return []  # without a look at its configuration
         steps = self._steps_of(trial)
         course = self._course(trial)
         found = []

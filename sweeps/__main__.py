@@ -37,9 +37,10 @@ from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
-from sweeps.ledger import planned_total
+from sweeps.ledger import planned_total, trials_at_once
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
+from sweeps.simulate import render_simulation
 
 app = typer.Typer(
     add_completion=False,
@@ -83,11 +84,21 @@ def plan(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="run the sweep in virtual time too")] = False,
+    curves: Annotated[
+        str | None, typer.Option(help="sweep whose learning curves are simulated with [default: this one]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="trials at once in the simulation [default: as many as fit here]")
+    ] = None,
 ) -> None:
     """Check a sweep and show what it would run; starts nothing."""
     with _requests_checked():
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
         Console().print(render_plan(sweep, _known_state(sweep.folder)))
+        if simulate:
+            recorded = _existing_state(sweep.folder.parent / (curves or sweep.launch.name))
+            Console().print(render_simulation(sweep, recorded, workers or trials_at_once(sweep)))
 
 
 @app.command()
