@@ -160,6 +160,7 @@ def _winner_row(state: SweepState, split: str) -> Row:
     row: Row = {
         "split": split,
         "finished": len(state.finished(split)),
+        "stopped": sum((t.split, t.status) == (split, "stopped") for t in state.trials.values()),
         "trial": best.number if best else None,
         "key": best.trials[0].key if best else None,
         "seeds": len(best.trials) if best else 0,

@@ -97,6 +97,9 @@ def plan(
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
         Console().print(render_plan(sweep, _known_state(sweep.folder)))
         if simulate:
+            if curves is None and _known_state(sweep.folder) is None:
+                problem = f"needs learning curves, and {sweep.launch.name} has not run yet"
+                raise RequestError.of("--simulate", problem, "name a sweep that has: --curves NAME")
             recorded = _existing_state(sweep.folder.parent / (curves or sweep.launch.name))
             Console().print(render_simulation(sweep, recorded, workers or trials_at_once(sweep)))
 

@@ -149,7 +149,7 @@ class Simulation:
         curve, rungs, _, saved = self._runs[number]
         trial = str(number)
         if index == len(rungs):
-            self._history[number] = Told(curve.params, curve.final)
+            self._history[number] = Told(self._history[number].params, curve.final)
             self.outcome.finals.append((now, curve.final))
             self.outcome.worker_seconds += sum(curve.seconds) - saved
             if number not in self._objected:
@@ -222,18 +222,20 @@ def _split_parts(sweep: SweepConfig, split: str, curves: list[Curve], name: str,
     ]
     outcomes = [Simulation(scenario, suggest, curve_of, acting).run() for scenario in scenarios]
     target = max(outcome.possible for outcome in outcomes) - CLOSE
+    best = f"within {CLOSE:g} of the best configuration that any row began"
+    notes.insert(0, f"to best: until a trial has finished with val mIoU {target:.3f}, {best}; times in h:mm:ss")
     table = _table(f"split {split}: {trials} trials on {workers} workers, simulated", scenarios, outcomes, target)
     return [table, Text("\n".join(notes), style="dim")]
 
 
 def _table(title: str, scenarios: list[Scenario], outcomes: list[Outcome], target: float) -> Table:
     table = Table(title=Text(title), title_justify="left")
-    table.add_column("stopping")
+    table.add_column("stopping", no_wrap=True)
     table.add_column("step 0")
-    for heading in (f"val mIoU {target:.3f} after", "all over after", "worker-hours", "trials", "stopped"):
-        table.add_column(heading, justify="right")
+    for heading in ("to best", "to the end", "worker-hours", "trials", "stopped"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for scenario, outcome in zip(scenarios, outcomes, strict=True):
-        sharing = "shared" if scenario.sharing else "each its own"
+        sharing = "shared" if scenario.sharing else "own"
         hours = f"{outcome.worker_seconds / 3600:,.2f}"
         times = [_clock(outcome.time_to(target)), _clock(outcome.seconds)]
         cells = [scenario.stopping.algorithm, sharing, *times, hours, str(outcome.started), str(outcome.stopped)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from bacs.errors import RequestError
 from bacs.randomness import generator
 from results.journal import Journal
 from results.state import SweepState
-from search_spaces.space import load_space
+from search_spaces.propose import Told
+from search_spaces.space import Params, load_space
 from search_spaces.stopping import StoppingSettings
 from sweeps.curves import Curve, coordinates, matcher, recorded_curves
 from sweeps.settings import SweepConfig, compose_preset
@@ -20,7 +22,7 @@ from sweeps.simulate import Outcome, Scenario, Simulation, acting_in_step_0, ren
 from tests.sweeps.conftest import TINY_SWEEP
 
 CURVES = [
-    Curve({"x": number}, (10.0, 10.0), (after_first, final), (), final)
+    Curve({"recorded": number}, (10.0, 10.0), (after_first, final), (), final)
     for number, (after_first, final) in enumerate([(0.5, 0.5), (0.4, 0.4), (0.6, 0.7), (0.3, 0.9)])
 ]
 
@@ -29,7 +31,13 @@ def simulated(algorithm: str = "none", *, sharing: bool = False, lag: int = 3, *
     """The four curves in order, on two workers; one key of step 0."""
     stopping = StoppingSettings(algorithm=algorithm, reduction_factor=2, audit_share=more.pop("audit_share", 0.0))
     scenario = Scenario(stopping, sharing, 4, 2, lag, **more)
-    return Simulation(scenario, lambda n, _: CURVES[n].params, lambda n, _: CURVES[n], lambda _: "one").run()
+
+    def suggest(number: int, told: Callable[[], list[Told]]) -> Params:
+        assert [known.params for known in told()] == [{"x": earlier} for earlier in range(number)]
+        assert not any(known.is_open for known in told()[: max(0, number - lag)])
+        return {"x": number}
+
+    return Simulation(scenario, suggest, lambda n, _: CURVES[n], lambda _: "one").run()
 
 
 def test_without_stopping_all_trials_run_to_their_end():
@@ -134,7 +142,7 @@ def test_the_table_compares_six_ways_and_says_what_the_curves_are(tmp_path):
     text = shown(sweep, record(tmp_path, sweep), workers=6)
     rows = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
     hours = {(row[0].strip(), row[1].strip()): float(row[4]) for row in rows}
-    assert hours["none", "each its own"] == 20 * 12
+    assert hours["none", "own"] == 20 * 12
     assert hours["none", "shared"] == 20 * 12 - 19 * 8
     assert len(hours) == 6
     for algorithm in ("halving", "median"):
