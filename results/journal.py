@@ -10,7 +10,9 @@ resumed     driver, repaired_bytes (of a half-written last line that was cut off
 suggested   trial (key), number, role (trial | joint | finetune), split, seed, params, config, tags
 placed      trial, config (of a trial whose resources or folders were edited)
 started     trial, attempt (1-based), host, pid
-reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...]
+reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...],
+            stop {step, epoch, reason, audited} where early stopping objects to what these points say:
+            a `stopped` follows, or, if it is audited, the trial goes on
 stopped     trial, reason
 finished    trial, final {metric: value}, seconds
 failed      trial, cause, reason, traceback, will_retry, charged

@@ -96,7 +96,7 @@ def write_csvs(state: SweepState, folder: Path | str) -> list[Path]:
         tables["pareto"] = pareto_table
     if state.confirms:
         tables["confirm"] = comparisons_table
-    return [_write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
+    return [write_csv(folder / f"{name}.csv", table(state)) for name, table in tables.items()]
 
 
 def status_json(state: SweepState, total: int | None = None, concurrency: int | None = None) -> Row:
@@ -193,6 +193,7 @@ def _winner_row(state: SweepState, split: str) -> Row:
     row: Row = {
         "split": split,
         "finished": len(state.finished(split)),
+        "stopped": sum((t.split, t.status) == (split, "stopped") for t in state.trials.values()),
         "trial": best.number if best else None,
         "key": best.trials[0].key if best else None,
         "seeds": len(best.trials) if best else 0,
@@ -245,7 +246,8 @@ def _failure_row(trial: TrialState) -> Row:
     }
 
 
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes rows, each with its own columns if need be; returns the path."""
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys(column for row in flat for column in row))
     draft = path.with_name(path.name + ".tmp")

@@ -34,6 +34,19 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class StopDecision:
+    """Early stopping's word that a trial should end."""
+
+    step: int
+    """Finished continual steps at that moment."""
+    epoch: int
+    """Finished epochs of the step under way; 0: a step had just ended."""
+    reason: str
+    audited: bool
+    """It went on all the same, to tell what stopping costs."""
+
+
 @dataclass(kw_only=True, slots=True)
 class TrialState:
     """One trial. Written by `SweepState.apply` alone; everyone else reads."""
@@ -73,6 +86,8 @@ class TrialState:
     """Failures that count against the restarts it is allowed, since the sweep was last started or resumed."""
     notes: list[str] = field(default_factory=list)
     """What its attempts had to tell, such as checkpoints that were passed over; each text once."""
+    stop: StopDecision | None = None
+    """``None``: early stopping never objected to it."""
 
     def total(self, metric: str) -> float:
         """The sum of all its points of a metric."""
@@ -348,6 +363,8 @@ def _reported(trial: TrialState, record: Record) -> None:
     trial.epoch = max(trial.epoch, record.get("epoch") or 0)
     for metric, x, value, moment in record["points"]:
         trial.points.setdefault((metric, int(x)), (value, moment))
+    if record.get("stop") and trial.stop is None:
+        trial.stop = StopDecision(**record["stop"])
 
 
 def _ended(trial: TrialState, record: Record) -> None:

@@ -66,6 +66,7 @@ def render_winners(state: SweepState) -> Table:
         table.add_column(Text(row["split"]), justify="right")
     lines: dict[str, Callable[[Row], str]] = {
         "finished trials": lambda row: str(row["finished"]),
+        "stopped early": lambda row: str(row["stopped"]),
         "best configuration": lambda row: "-" if row["trial"] is None else f"trial {row['trial']}",
         "its seeds": lambda row: str(row["seeds"] or "-"),
         "val mIoU" if state.is_robust else "val mIoU (it was chosen by)": lambda row: _score(row["val_miou"]),

@@ -21,6 +21,7 @@ from bacs.patience import StorageRefusedError
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
+from results.stopping_audit import is_on, render_audit, write_audit
 from results.tables import (
     METHODS_WIDTH,
     render_confirmation,
@@ -41,9 +42,10 @@ from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
-from sweeps.ledger import planned_total
+from sweeps.ledger import planned_total, trials_at_once
 from sweeps.plan import render_plan
 from sweeps.settings import SweepConfig, compose_preset
+from sweeps.simulate import render_simulation
 from sweeps.warm_start import told_warm_start, warm_start
 
 app = typer.Typer(
@@ -88,11 +90,24 @@ def plan(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="run the sweep in virtual time too")] = False,
+    curves: Annotated[
+        str | None, typer.Option(help="sweep whose learning curves are simulated with [default: this one]")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="trials at once in the simulation [default: as many as fit here]")
+    ] = None,
 ) -> None:
     """Check a sweep and show what it would run; starts nothing."""
     with _requests_checked():
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
         Console().print(render_plan(sweep, _known_state(sweep.folder)))
+        if simulate:
+            if curves is None and _known_state(sweep.folder) is None:
+                problem = f"needs learning curves, and {sweep.launch.name} has not run yet"
+                raise RequestError.of("--simulate", problem, "name a sweep that has: --curves NAME")
+            recorded = _existing_state(sweep.folder.parent / (curves or sweep.launch.name))
+            Console().print(render_simulation(sweep, recorded, workers or trials_at_once(sweep)))
 
 
 @app.command()
@@ -182,7 +197,11 @@ def report(name: Name, storage: Storage = None) -> None:
             Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
         if len(state.objectives) > 1:
             console.print(render_pareto(state))
-        for path in write_csvs(state, folder / "report"):
+        paths = write_csvs(state, folder / "report")
+        if is_on(state):
+            console.print(render_audit(state))
+            paths.append(write_audit(state, folder / "report"))
+        for path in paths:
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 

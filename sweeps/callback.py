@@ -17,8 +17,34 @@ from sweeps.ray_session import is_node_gone
 from sweeps.retries import tells_of_python
 
 
+class Stopping(tune.Stopper):
+    """Books every report, and has Tune end the trials that are stopped by it, at once.
+
+    Tune asks its stoppers about a report before it tells its callbacks of it, so the books are kept here.
+    """
+
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if self._ledger is None or "kind" not in result or result.get("done"):  # done: the last report once more
+            return False
+        key = result["config"]["trial"]
+        self._ledger.book_report(key, result)
+        return self._ledger.is_stopped(key)
+
+    def stop_all(self) -> bool:
+        return False
+
+    def __reduce__(self) -> tuple[Callable[..., Stopping], tuple[None]]:
+        return (Stopping, (None,))
+
+
 class JournalCallback(tune.Callback):
-    """Books reports and failures. Tune itself restarts pre-empted trials only; the ledger hands out all others anew."""
+    """Books failures; :class:`Stopping` books reports.
+
+    Tune itself restarts pre-empted trials only; the ledger hands out all others anew.
+    """
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
@@ -29,8 +55,6 @@ class JournalCallback(tune.Callback):
     ) -> None:
         if "node" in result:
             self._nodes[trial.trial_id] = result["node"]
-        if self._ledger is not None and "kind" in result:
-            self._ledger.book_report(trial.config["trial"], result)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         if self._ledger is not None:

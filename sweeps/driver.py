@@ -170,7 +170,7 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
         for trial in ended:
             told.add(trial.key)
             value = trial.final.get("final/val_miou")
-            why = f"{trial.cause}: {trial.reason}".splitlines()[0]
+            why = f"{trial.cause}: {trial.reason}".removeprefix(": ").splitlines()[0]
             text = f"val mIoU {value:.4f}" if value is not None else why
             name = f"{trial.role} {trial.number}" if trial.role == "trial" else trial.role
             line = f"[{len(told)}/{total}] {trial.status}: {name}, split {trial.split}, seed {trial.seed}: {text}"
@@ -184,9 +184,10 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
     start_ray(sweep)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
     import ray
     from ray import tune
+    from ray.tune.stopper import CombinedStopper
 
     from search_spaces.searcher import SweepSearcher
-    from sweeps.callback import Draining, JournalCallback, let_trials_die
+    from sweeps.callback import Draining, JournalCallback, Stopping, let_trials_die
     from trainables.trial import train_trial
 
     let_trials_die()
@@ -209,7 +210,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
                 name=f"driver-{uuid.uuid4().hex[:8]}",
                 storage_path=str(sweep.folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=0),  # what is tried again the ledger hands out anew
-                stop=Draining(guard.draining),
+                stop=CombinedStopper(Stopping(ledger), Draining(guard.draining)),
                 callbacks=[JournalCallback(ledger)],
                 verbose=0,
             ),

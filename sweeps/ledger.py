@@ -6,6 +6,7 @@ as if it had never stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from results.objectives import mean_objective
 from results.state import SweepState, TrialState
 from search_spaces.propose import StudySettings, Told, propose
 from search_spaces.space import Params
+from search_spaces.stopping import EarlyStopping
 from sweeps.bounds import TARGET, bound_hit
 from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
@@ -72,6 +74,7 @@ class Ledger:
         self._exhausted: set[str] = set()
         self._prefixes = Prefixes()
         self._heard: dict[str, float] = {}  # reading of `time.monotonic` when a trial under way was last heard of
+        self._early = EarlyStopping(sweep.stopping, self._defaults, state.trials.values())
 
     # ------------------------------------------------------------------ handing out
 
@@ -127,6 +130,7 @@ class Ledger:
         So no step is computed twice. A trial is only ever held back by one that runs: when that finishes the step, or
         is taken back because it died, the other one is free.
         """
+        self._carry_out_stops()
         waiting = [trial for trial in self.state.trials.values() if not trial.is_over and trial.key not in self._out]
         if not self._shares_stages():
             return _trial_of(waiting[0]) if waiting else None
@@ -136,6 +140,12 @@ class Ledger:
             if self._prefixes.next_of(known, done) not in under_way:
                 return _trial_of(known)
         return None
+
+    def _carry_out_stops(self) -> None:
+        """Of trials whose driver died before it could write that they are stopped."""
+        for known in self.state.trials.values():
+            if not known.is_over and known.key not in self._out and _is_condemned(known):
+                self._book("stopped", trial=known.key, reason=known.stop.reason if known.stop else "")
 
     def _under_way(self, done: Container[str]) -> set[str]:
         """Steps that trials which are out will have computed when they end."""
@@ -230,10 +240,13 @@ class Ledger:
             return Told(params, None)
         if any(trial.status == "failed" and trial.cause in OWN_FAULTS for trial in trials):
             return Told(params, None, worst=True)
-        finished = [trial for trial in trials if trial.status == "finished"]
-        means = [mean_objective(finished, objective) for objective in search.objectives]
+        if any(trial.status == "failed" for trial in trials):
+            return Told(params, None, failed=True)
+        if any(trial.status == "stopped" for trial in trials):
+            return Told(params, None, pruned=_step_means(trials, self.sweep.stopping.metric))
+        means = [mean_objective(trials, objective) for objective in search.objectives]
         values = [mean for mean in means if mean is not None]
-        if len(finished) < runs or len(values) < len(means):
+        if len(values) < len(means):
             return Told(params, None, failed=True)
         return Told(params, values[0], others=tuple(values[1:]))
 
@@ -279,13 +292,24 @@ class Ledger:
                 place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
-            notes = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
-            if fresh or notes or report["step"] > known.step:
+            more = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
+            stop = None if known.is_over else self._early.judge(known, fresh)
+            if stop is not None:
+                more["stop"] = dataclasses.asdict(stop)
+            if fresh or more or report["step"] > known.step:
                 place = {"step": report["step"], "epoch": report["epoch"]}
-                self._book("reported", trial=key, **place, points=fresh, **notes, **self._held(key))
+                self._book("reported", trial=key, **place, points=fresh, **more, **self._held(key))
+            if _is_condemned(known) and not known.is_over:
+                self._book("stopped", trial=key, reason=stop.reason if stop else "", **self._held(key))
             if report["kind"] == "final" and not known.is_over:
                 seconds = _own_seconds(known)
                 self._book("finished", trial=key, final=report["final"], seconds=seconds, **self._held(key))
+                self._early.finish(known)
+
+    def is_stopped(self, key: str) -> bool:
+        """Whether early stopping has ended a trial."""
+        with self._lock:
+            return self.state.trials[key].status == "stopped"
 
     def book_failure(self, key: str, *, will_retry: bool = False, lost_node: bool = False, ray_text: str = "") -> None:
         """Books the end of a trial's attempt that failed, and with it whether the trial will be handed out anew.
@@ -360,6 +384,17 @@ def _own_seconds(trial: TrialState) -> float:
     """What was spent on it, without the steps that another run has computed."""
     reused = int(trial.tags.get("reused_steps", 0))
     return sum(value for (name, x), (value, _) in trial.points.items() if name == "time/step_seconds" and x >= reused)
+
+
+def _is_condemned(known: TrialState) -> bool:
+    return known.stop is not None and not known.stop.audited
+
+
+def _step_means(trials: list[TrialState], metric: str) -> dict[int, float]:
+    """Of a metric over all trials, after each continual step (1-based) that all of them finished."""
+    courses = [{x + 1: value for (name, x), (value, _) in t.points.items() if name == metric} for t in trials]
+    common = sorted(set.intersection(*map(set, courses)))
+    return {step: sum(course[step] for course in courses) / len(courses) for step in common}
 
 
 def _trial_of(known: TrialState) -> Trial:

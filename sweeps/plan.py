@@ -34,6 +34,7 @@ def plan_rows(sweep: SweepConfig, state: SweepState | None) -> list[tuple[str, s
         ("space", "\n".join(map(str, sweep.space.dimensions or sweep.space.points))),
         ("search", f"{search.algorithm}, {_studies(sweep)}, suggestion seed {search.seed}"),
         ("objectives", ", ".join([f"{search.objectives[0]} up", *(f"{cost} down" for cost in search.objectives[1:])])),
+        ("stopping", _stopping(sweep)),
         ("splits", ", ".join(map(split_name, search.splits))),
         ("seeds", ", ".join(map(str, search.seeds))),
         ("trials", f"{_configurations(suggested)} x {seeds} seeds = {sum(suggested) * seeds}"),
@@ -72,6 +73,16 @@ def _length(training: dict[str, object]) -> str:
         return f"{training['steps_per_class']} iterations a class"
     fixed = training["iterations_per_epoch"]
     return f"{training['epochs']} epochs of {f'{fixed} iterations' if fixed else 'one pass over the images'} per step"
+
+
+def _stopping(sweep: SweepConfig) -> str:
+    wanted = sweep.stopping
+    if wanted.algorithm == "none":
+        return "none: every trial trains all its steps"
+    factor = f" by {wanted.reduction_factor:g}" if wanted.algorithm == "halving" else ""
+    inside = f" and every {wanted.epoch_rungs} epochs of a step" if wanted.epoch_rungs else ""
+    rungs = f"from step {max(1, wanted.grace_steps)} on{inside}, one bracket per split and seed"
+    return f"{wanted.algorithm}{factor} on {wanted.metric}, {rungs}; {wanted.audit_share:.0%} audited"
 
 
 def _resources(sweep: SweepConfig) -> str:

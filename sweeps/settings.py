@@ -21,6 +21,7 @@ from results.state import SELECTION_METRIC
 from search_spaces.points import space_of_listed
 from search_spaces.propose import ALGORITHMS
 from search_spaces.space import METHOD_KEY, Params, Space, load_space
+from search_spaces.stopping import StoppingSettings
 from sweeps.search_rules import algorithm_faults, search_faults
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -128,6 +129,7 @@ SECTIONS: dict[str, type] = {
     "sweep": LaunchSettings,
     "search": SearchSettings,
     "resources": ResourceSettings,
+    "stopping": StoppingSettings,
 }
 
 
@@ -138,6 +140,7 @@ class SweepConfig:
     launch: LaunchSettings
     search: SearchSettings
     resources: ResourceSettings
+    stopping: StoppingSettings
     space: Space
     base: dict[str, Any]
     """The resolved configuration of the run that trials vary."""
@@ -195,7 +198,7 @@ class SweepConfig:
         base, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
         space, search_faults = _check_search(parts["search"], base)
-        faults += search_faults
+        faults += search_faults + _check_stopping(parts["stopping"], base)
         if parts["sweep"] is not None and not NAME_RULE.fullmatch(parts["sweep"].name):
             remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
             faults.append(Fault("sweep.name", f"is {parts['sweep'].name!r}, which is no legal name", remedy))
@@ -205,7 +208,7 @@ class SweepConfig:
         if faults or space is None or base is None:
             raise RequestError(list(dict.fromkeys(faults)))
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
-        return cls(parts["sweep"], parts["search"], parts["resources"], space, base, resolved)
+        return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
 
 
 def default_tracking_uri(storage: Path) -> str:
@@ -370,6 +373,21 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
     if base is not None:
         faults += _check_dimensions(space, base)
     return space, faults
+
+
+def _check_stopping(stopping: StoppingSettings, base: dict[str, Any] | None) -> list[Fault]:
+    """Rungs inside steps lie where something is measured."""
+    every = stopping.epoch_rungs
+    if every is None or base is None:
+        return []
+    where, training = "stopping.epoch_rungs", base["training"]
+    if training["steps_per_class"] is not None:
+        problem = f"is {every}, but steps are measured in iterations: training.steps_per_class is set"
+        return [Fault(where, problem, "set training.epochs instead, or stop only after steps: null")]
+    if every % training["val_every"]:
+        problem = f"is {every}, but val/miou is measured every {training['val_every']} epochs (training.val_every)"
+        return [Fault(where, problem, f"give a multiple of {training['val_every']}")]
+    return []
 
 
 def _check_method(space: Space, base: dict[str, Any]) -> list[Fault]:

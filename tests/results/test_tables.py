@@ -47,7 +47,7 @@ def text(renderable):
 def test_winners(sweep):
     first, second = winners_table(sweep)
     assert first == {
-        "split": "2-2", "finished": 2, "trial": 1, "key": "000000000001", "seeds": 1, "val_miou": 0.6,
+        "split": "2-2", "finished": 2, "stopped": 0, "trial": 1, "key": "000000000001", "seeds": 1, "val_miou": 0.6,
         "miou": 0.6, "miou_base": 0.7, "miou_novel": 0.4, "miou_avg": 0.65, "forgetting": 0.1,
         "joint_miou": 0.75, "joint_seeds": 2, "finetune_miou": 0.2, "finetune_seeds": 1,
         "gap_to_joint_percent": pytest.approx(20.0), "params": {"loss.lkd": 0.5},

@@ -75,6 +75,20 @@ def test_what_failed_by_itself_counts_as_the_worst_value_seen():
     assert propose(settings("tpe"), alone) != propose(settings("tpe"), silent)
 
 
+def test_what_was_stopped_is_pruned_and_worse_than_what_was_not():
+    history = play("tpe", 8)
+    best = max(range(8), key=lambda number: history[number].value)
+
+    def with_best(value: float | None = None, **fate) -> list[Told]:
+        return [*history[:best], Told(history[best].params, value, **fate), *history[best + 1 :]]
+
+    stopped = with_best(pruned={1: 0.9, 2: 0.4})
+    assert not stopped[best].is_open
+    assert propose(settings("tpe"), stopped) != propose(settings("tpe"), history)
+    assert propose(settings("tpe"), stopped) == propose(settings("tpe"), with_best(-100.0))
+    assert propose(settings("tpe"), with_best(pruned={})) is not None, "stopped inside its first step"
+
+
 def test_the_default_comes_first_and_may_lie_outside_the_space():
     default = {"loss.buffer_size": 300, "loss.prototype_margin": 0.0, "loss.lkd": 0.05}
     assert propose(settings("tpe"), [], [default]) == default
