@@ -36,8 +36,9 @@ from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
+from sweeps.forecast import make_forecast, real_figures
 from sweeps.ledger import planned_total
-from sweeps.plan import render_plan
+from sweeps.plan import render_outcome, render_plan
 from sweeps.settings import SweepConfig, compose_preset
 
 app = typer.Typer(
@@ -82,11 +83,22 @@ def plan(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="run a few iterations of every method here, to learn what steps cost")
+    ] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="GPU-hours (CPU-hours, if trials hold no GPU): which trials fit?", min=0.0)
+    ] = None,
 ) -> None:
-    """Check a sweep and show what it would run; starts nothing."""
+    """Check a sweep and show what it would run: the tree of its stages, time and disk; starts nothing.
+
+    Takes no GPU, unless it is asked to --probe.
+    """
     with _requests_checked():
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
-        Console().print(render_plan(sweep, _known_state(sweep.folder)))
+        state = _known_state(sweep.folder)
+        forecast = make_forecast(sweep, state, probing=probe)
+        Console().print(render_plan(sweep, state, forecast, budget))
 
 
 @app.command()
@@ -233,8 +245,11 @@ def _requested(
 
 def _run(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     console = Console()
+    before, since = _known_state(sweep.folder), time.time()
+    planned = make_forecast(sweep, before).figures
     state = execute(sweep, console, retry_failed=retry_failed)
     console.print(render_winners(state))
+    console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
         f"tables:    {_command('report', sweep.folder)}",

@@ -45,6 +45,10 @@ def trials_at_once(sweep: SweepConfig) -> int | None:
     if sweep.launch.address:
         return wanted.max_concurrent
     fit = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
+    if wanted.gpus_per_trial:
+        import torch
+
+        fit = min(fit, int(torch.cuda.device_count() / wanted.gpus_per_trial))
     return fit if wanted.max_concurrent is None else min(fit, wanted.max_concurrent)
 
 
