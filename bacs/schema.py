@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -75,7 +76,7 @@ def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any,
         faults.append(Fault(where, f"is {values!r}, not a group of keys", f"write {where}.KEY=VALUE"))
         values = {}
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    hints = typing.get_type_hints(schema)
+    hints = _type_hints(schema)
     for key in values:
         if key not in fields:
             faults.append(_unknown_key(f"{where}.{key}", key, list(fields)))
@@ -92,6 +93,9 @@ def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any,
             faults.append(Fault(f"{where}.{name}", "is required but was not given", f"set {where}.{name}=..."))
     required = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     return (schema(**arguments) if required <= arguments.keys() else None), faults
+
+
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 def _unknown_key(where: str, key: str, known: list[str]) -> Fault:

@@ -42,8 +42,9 @@ from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
 from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
+from sweeps.forecast import make_forecast, real_figures
 from sweeps.ledger import planned_total, trials_at_once
-from sweeps.plan import render_plan
+from sweeps.plan import render_outcome, render_plan
 from sweeps.settings import SweepConfig, compose_preset
 from sweeps.simulate import render_simulation
 from sweeps.warm_start import told_warm_start, warm_start
@@ -97,13 +98,24 @@ def plan(
     workers: Annotated[
         int | None, typer.Option(min=1, help="trials at once in the simulation [default: as many as fit here]")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="run a few iterations of every method here, to learn what steps cost")
+    ] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="GPU-hours (CPU-hours, if trials hold no GPU): which trials fit?", min=0.0)
+    ] = None,
 ) -> None:
-    """Check a sweep and show what it would run; starts nothing."""
+    """Check a sweep and show what it would run: the tree of its stages, time and disk; starts nothing.
+
+    Takes no GPU, unless it is asked to --probe.
+    """
     with _requests_checked():
         sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
-        Console().print(render_plan(sweep, _known_state(sweep.folder)))
+        state = _known_state(sweep.folder)
+        forecast = make_forecast(sweep, state, probing=probe)
+        Console().print(render_plan(sweep, state, forecast, budget))
         if simulate:
-            if curves is None and _known_state(sweep.folder) is None:
+            if curves is None and state is None:
                 problem = f"needs learning curves, and {sweep.launch.name} has not run yet"
                 raise RequestError.of("--simulate", problem, "name a sweep that has: --curves NAME")
             recorded = _existing_state(sweep.folder.parent / (curves or sweep.launch.name))
@@ -329,10 +341,13 @@ def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[
     console = Console()
     if warm:
         console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
+    before, since = _known_state(sweep.folder), time.time()
+    planned = make_forecast(sweep, before).figures
     state = execute(sweep, console, retry_failed=retry_failed, warm=warm)
     console.print(render_winners(state))
     if state.confirms:
         console.print(render_confirmation(state))
+    console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
         f"tables:    {_command('report', sweep.folder)}",

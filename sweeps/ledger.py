@@ -17,14 +17,14 @@ from typing import Any
 from results.journal import Journal
 from results.objectives import mean_objective
 from results.state import SweepState, TrialState
-from search_spaces.propose import StudySettings, Told, propose
+from search_spaces.propose import Told, propose
 from search_spaces.space import Params
 from search_spaces.stopping import EarlyStopping
 from sweeps.bounds import TARGET, bound_hit
 from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig, split_name
-from sweeps.studies import split_names, studies
+from sweeps.studies import split_names, studies, study_settings
 from sweeps.trials import Trial, make_trial, placed
 from trainables.folder import TrialFolder
 
@@ -52,6 +52,10 @@ def trials_at_once(sweep: SweepConfig) -> int | None:
     if sweep.launch.address:
         return wanted.max_concurrent
     fit = len(os.sched_getaffinity(0)) // wanted.cpus_per_trial
+    if wanted.gpus_per_trial:
+        import torch
+
+        fit = min(fit, int(torch.cuda.device_count() / wanted.gpus_per_trial))
     return fit if wanted.max_concurrent is None else min(fit, wanted.max_concurrent)
 
 
@@ -203,16 +207,7 @@ class Ledger:
         if any(told.is_open for told in history[:visible]):
             return None  # a result that this suggestion must look at is not in yet
         history = history[:visible] + [Told(told.params, None) for told in history[visible:]]
-        settings = StudySettings(
-            self.sweep.space_of(study),
-            search.algorithm,
-            search.seed,
-            study,
-            search.startup_trials,
-            search.population_size,
-            len(search.objectives),
-        )
-        params = propose(settings, history, self._defaults, self._warm(study))
+        params = propose(study_settings(self.sweep, study), history, self._defaults, self._warm(study))
         if params is None:
             self._exhausted.add(study)
         return params

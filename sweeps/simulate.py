@@ -21,13 +21,14 @@ from bacs.errors import RequestError
 from bacs.lineage import stage_key
 from bacs.precision import set_up_numerics
 from bacs.randomness import derive_seed
-from results.state import ROBUST, SweepState
-from search_spaces.propose import StudySettings, Told, propose
+from results.state import SweepState
+from search_spaces.propose import Told, propose
 from search_spaces.space import METHOD_KEY, Params
 from search_spaces.stopping import STOPPING_ALGORITHMS, Brackets, Rung, StoppingSettings, is_audited
 from sweeps.curves import Curve, matcher, recorded_curves
 from sweeps.ledger import suggestions_of
 from sweeps.settings import SweepConfig, configured, split_name
+from sweeps.studies import study_of, study_settings
 
 CLOSE = 0.01
 """mIoU in 0..1: a configuration that is so much worse than the best counts as found."""
@@ -206,7 +207,7 @@ def render_simulation(sweep: SweepConfig, recorded: SweepState, workers: int | N
 
 
 def _split_parts(sweep: SweepConfig, split: str, curves: list[Curve], name: str, workers: int) -> list[RenderableType]:
-    trials = suggestions_of(sweep, ROBUST if sweep.search.robust else split)
+    trials = suggestions_of(sweep, study_of(sweep, split))
     suggest, search_note = _searcher(sweep, split, trials)
     curve_of, curve_note = matcher(sweep.space, curves, split)
     lag = max(sweep.search.lag, min(workers, trials) - 1)
@@ -253,7 +254,7 @@ def _clock(seconds: float | None) -> str:
 def _searcher(sweep: SweepConfig, split: str, trials: int) -> tuple[Suggest, str]:
     """The sweep's own search or, for very many trials, suggestions that look at no results."""
     search = sweep.search
-    settings = StudySettings(sweep.space, search.algorithm, search.seed, split, search.startup_trials)
+    settings = dataclasses.replace(study_settings(sweep, study_of(sweep, split)), objectives=1)
     defaults = sweep.defaults if search.include_default else []
     if trials <= MOST_SEARCHED:
         return lambda _, told: propose(settings, told(), defaults), f"search.algorithm={search.algorithm}"

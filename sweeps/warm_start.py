@@ -15,9 +15,8 @@ from results.state import SweepState, TrialState
 from search_spaces.space import Params, Space
 from sweeps.driver import JOURNAL
 from sweeps.edits import differences
-from sweeps.settings import SweepConfig, configured
+from sweeps.settings import SweepConfig, configured, split_name
 from sweeps.studies import split_names, studies
-from sweeps.trials import split_name
 
 WHERE = "search.warm_start"
 MACHINE_KEYS = {"training.n_gpus", "training.threads", "training.device"}

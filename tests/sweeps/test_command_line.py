@@ -8,7 +8,7 @@ from sweeps.__main__ import app
 
 LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri", "tracking_optional"}
 COMMANDS = {
-    "plan": LAUNCH | {"simulate", "curves", "workers"},
+    "plan": LAUNCH | {"simulate", "curves", "workers", "probe", "budget"},
     "run": LAUNCH,
     "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional", "retry_failed"},
     "status": {"name", "storage", "watch", "as_json", "traceback"},
