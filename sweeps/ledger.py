@@ -118,10 +118,9 @@ class Ledger:
     def _unfinished(self) -> Trial | None:
         for known in self.state.trials.values():
             if not known.is_over and known.key not in self._out:
-                if _is_condemned(known):  # the driver died before it could say so
-                    self._book("stopped", trial=known.key, reason=known.stop.reason if known.stop else "")
-                    continue
-                return _trial_of(known)
+                self._settle(known)  # a driver may have died before it could
+                if not known.is_over:
+                    return _trial_of(known)
         return None
 
     def _suggest_more(self) -> None:
@@ -250,11 +249,15 @@ class Ledger:
                 more["stop"] = dataclasses.asdict(stop)
             if fresh or more:
                 self._book("reported", trial=key, step=report["step"], epoch=report["epoch"], points=fresh, **more)
-            if _is_condemned(known) and not known.is_over:
-                self._book("stopped", trial=key, reason=stop.reason if stop else "")
+            self._settle(known)
             if report["kind"] == "final" and not known.is_over:
                 self._book("finished", trial=key, final=report["final"], seconds=known.total("time/step_seconds"))
                 self._early.finish(known)
+
+    def _settle(self, known: TrialState) -> None:
+        """Ends a trial that early stopping has objected to, unless it is audited."""
+        if known.stop is not None and not known.stop.audited and not known.is_over:
+            self._book("stopped", trial=known.key, reason=known.stop.reason)
 
     def is_stopped(self, key: str) -> bool:
         """Whether early stopping has ended a trial."""
@@ -317,10 +320,6 @@ class Ledger:
 
     def _book(self, kind: str, **fields: Any) -> None:
         self.state.apply(self._journal.append(kind, **fields))
-
-
-def _is_condemned(known: TrialState) -> bool:
-    return known.stop is not None and not known.stop.audited
 
 
 def _step_means(trials: list[TrialState], metric: str) -> dict[int, float]:
