@@ -134,7 +134,9 @@ class Ledger:
         So no step is computed twice. A trial is only ever held back by one that runs: when that finishes the step, or
         is taken back because it died, the other one is free.
         """
-        self._carry_out_stops()
+        for known in self.state.trials.values():
+            if known.key not in self._out:
+                self._settle(known)  # a driver may have died before it could
         waiting = [trial for trial in self.state.trials.values() if not trial.is_over and trial.key not in self._out]
         if not self._shares_stages():
             return _trial_of(waiting[0]) if waiting else None
@@ -144,12 +146,6 @@ class Ledger:
             if self._prefixes.next_of(known, done) not in under_way:
                 return _trial_of(known)
         return None
-
-    def _carry_out_stops(self) -> None:
-        """Of trials whose driver died before it could write that they are stopped."""
-        for known in self.state.trials.values():
-            if not known.is_over and known.key not in self._out and _is_condemned(known):
-                self._book("stopped", trial=known.key, reason=known.stop.reason if known.stop else "")
 
     def _under_way(self, done: Container[str]) -> set[str]:
         """Steps that trials which are out will have computed when they end."""
@@ -294,12 +290,16 @@ class Ledger:
             if fresh or more or report["step"] > known.step:
                 place = {"step": report["step"], "epoch": report["epoch"]}
                 self._book("reported", trial=key, **place, points=fresh, **more, **self._held(key))
-            if _is_condemned(known) and not known.is_over:
-                self._book("stopped", trial=key, reason=stop.reason if stop else "", **self._held(key))
+            self._settle(known, **self._held(key))
             if report["kind"] == "final" and not known.is_over:
                 seconds = _own_seconds(known)
                 self._book("finished", trial=key, final=report["final"], seconds=seconds, **self._held(key))
                 self._early.finish(known)
+
+    def _settle(self, known: TrialState, **held: Any) -> None:
+        """Ends a trial that early stopping has objected to, unless it is audited."""
+        if known.stop is not None and not known.stop.audited and not known.is_over:
+            self._book("stopped", trial=known.key, reason=known.stop.reason, **held)
 
     def is_stopped(self, key: str) -> bool:
         """Whether early stopping has ended a trial."""
@@ -379,10 +379,6 @@ def _own_seconds(trial: TrialState) -> float:
     """What was spent on it, without the steps that another run has computed."""
     reused = int(trial.tags.get("reused_steps", 0))
     return sum(value for (name, x), (value, _) in trial.points.items() if name == "time/step_seconds" and x >= reused)
-
-
-def _is_condemned(known: TrialState) -> bool:
-    return known.stop is not None and not known.stop.audited
 
 
 def _step_means(trials: list[TrialState], metric: str) -> dict[int, float]:
