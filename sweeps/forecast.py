@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bacs.config import RunConfig
+from bacs.stages import StageStore
 from results.state import SweepState, TrialState
 from sweeps.costs import Cost, CostModel, Sample
 from sweeps.footprint import outcome_bytes
@@ -119,10 +120,12 @@ def make_forecast(
     Args:
         sweep: a checked one.
         state: what its journal tells; ``None``: it is new.
-        has: whether the stage store holds the outcome of a stage key; ``None``: there is no store.
+        has: whether the outcome of a stage key is stored; ``None``: the sweep's own store is asked.
         probing: whether to run a few iterations of every method here.
     """
     trials, loads = planned_trials(sweep, state), Loads()
+    shared = sweep.base["training"].get("stages")
+    stored = has or (StageStore(Path(shared)).has if shared is not None else lambda key: False)
     runs = _runs(trials)
     works = _once(runs, lambda run: loads.of(run).of(run))
     keys = _once(runs, lambda run: stage_keys(run, len(loads.of(run).of(run)), loads.of(run).data.manifest))
@@ -132,12 +135,13 @@ def make_forecast(
         split = planned.trial.split
         if not planned.is_known and split not in first_swept:
             first_swept[split] = first_swept_step(sweep, run, len(own), loads.of(run).data.manifest)
+        own = own if shared is not None else tuple(f"{planned.trial.key} {key}" for key in own)
         chains.append(chain_of(planned, own, first_swept.get(split, 0)))
     kinds = {kind_of(run.resolved) for run in runs}
     past = past_runs(Path(sweep.launch.storage), kinds, loads, sweep.base["dataset"])
     samples = past.samples + (_probed(runs, loads) if probing else [])
     step_bytes = _once(runs, lambda run: _step_bytes(run, past, loads))
-    tree = StageTree(chains, has or (lambda key: False))
+    tree = StageTree(chains, stored)
     return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes)
 
 
