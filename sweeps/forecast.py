@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable
@@ -135,14 +136,19 @@ def make_forecast(
         split = planned.trial.split
         if not planned.is_known and split not in first_swept:
             first_swept[split] = first_swept_step(sweep, run, len(own), loads.of(run).data.manifest)
-        own = own if shared is not None else tuple(f"{planned.trial.key} {key}" for key in own)
-        chains.append(chain_of(planned, own, first_swept.get(split, 0)))
+        chain = chain_of(planned, own, first_swept.get(split, 0))
+        chains.append(chain if shared is not None else _alone(chain, len(chains)))
     kinds = {kind_of(run.resolved) for run in runs}
     past = past_runs(Path(sweep.launch.storage), kinds, loads, sweep.base["dataset"])
     samples = past.samples + (_probed(runs, loads) if probing else [])
     step_bytes = _once(runs, lambda run: _step_bytes(run, past, loads))
     tree = StageTree(chains, stored)
     return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes)
+
+
+def _alone(chain: Chain, number: int) -> Chain:
+    """A chain that has nothing in common with any other."""
+    return dataclasses.replace(chain, keys=tuple(f"{number} {key}" for key in chain.keys))
 
 
 def _runs(trials: list[PlannedTrial]) -> list[RunConfig]:

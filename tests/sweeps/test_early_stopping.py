@@ -22,6 +22,7 @@ STEPS = {"5-5": 2, "2-2": 5}
 def make_sweep(folder: Path, *overrides: str) -> SweepConfig:
     settings = ["search.references=[]", "search.splits=[2-2]", "search.trials=12", "search.lag=2"]
     stopping = ["stopping.algorithm=halving", "stopping.audit_share=0", "search.algorithm=random"]
+    stopping.append("+training.stages=null")  # no trial waits for a step that another one computes
     values = compose_preset(
         "digits", [*TINY_SWEEP, *settings, *stopping, *overrides], {"storage": str(folder / "runs"), "name": "stopped"}
     )
