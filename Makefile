@@ -43,7 +43,7 @@ test: check
 	$(PY) -m pytest -q -m "not slow"
 
 test-slow: $(READY)
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -m slow --durations=25
 
 CHAOS ?= --faults 60 --seed 0
 chaos: $(READY)
