@@ -280,7 +280,7 @@ def test_a_right_dataset_is_planned(tmp_path):
     arguments = ["plan", *_own_dataset(tmp_path, {}), "--storage", str(tmp_path / "runs")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert not (tmp_path / "runs").exists(), "a plan creates nothing"
+    assert {path.name for path in (tmp_path / "runs").iterdir()} <= {"cache"}, "a plan makes the dataset's cache alone"
 
 
 @pytest.mark.parametrize("command", ["resume", "status", "report", "sync"])
@@ -317,7 +317,8 @@ def _own_dataset(folder: Path, files: dict[str, str | bytes]) -> list[str]:
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
         for image in "xyz":
-            Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(root / name / f"{image}.png")
+            shown = np.arange(64, dtype=np.uint8).reshape(8, 8) % 4  # background and all three classes
+            Image.fromarray(shown).save(root / name / f"{image}.png")
     for name, content in ({"classes.txt": "a\nb\nc\n", "train.txt": "x\ny\n", "val.txt": "z\n"} | files).items():
         _write(root / name, content)
     groups = (
