@@ -221,7 +221,7 @@ def report(name: Name, storage: Storage = None) -> None:
 def confirm(
     name: Annotated[str, typer.Argument(help="the sweep whose winners are confirmed")],
     top: Annotated[int, typer.Option(min=1, help="configurations of each split, by final/val_miou")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="fresh seeds, used by no trial of the sweep")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="fresh seeds, used by no trial of the sweep")] = 8,
     class_orders: Annotated[
         int | None,
         typer.Option(
