@@ -43,7 +43,7 @@ test: check
 	$(PY) -m pytest -q -n auto -m "not slow"
 
 test-slow: $(READY)
-	$(PY) -m pytest -q -m slow --durations=25
+	$(PY) -m pytest -q -n 2 --dist loadfile --durations=25 -m slow
 
 CHAOS ?= --faults 60 --seed 0
 chaos: $(READY)
