@@ -40,7 +40,7 @@ check: $(READY)
 	$(PY) -m mypy
 
 test: check
-	$(PY) -m pytest -q -n auto -m "not slow"
+	$(PY) -m pytest -q -m "not slow"
 
 test-slow: $(READY)
 	$(PY) -m pytest -q -n 2 --dist loadfile --durations=25 -m slow
