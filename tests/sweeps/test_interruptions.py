@@ -160,6 +160,8 @@ def test_a_killed_rank_costs_one_attempt(sweeps):
 def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweeps):
     first = sweeps.start("run", "digits", "--name", "busy", *SWEEP)
     _wait_for_record(sweeps, "busy", "started", first)
+    worker = next(record["pid"] for record in records(sweeps, "busy") if record["kind"] == "started")
+    os.kill(worker, signal.SIGSTOP)  # the sweep cannot end by itself
     watcher = sweeps.start("status", "busy", "--watch")
     for number in (signal.SIGCONT, signal.SIGSTOP):
         os.kill(first.pid, number)
@@ -168,6 +170,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweeps):
         assert code == 2, output
         assert f"is held by process {first.pid} on {socket.gethostname()}, a writer for" in output
         assert sweeps.journal("busy").read_bytes().startswith(before)
+    os.kill(worker, signal.SIGCONT)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     output, _ = watcher.communicate(timeout=60)
