@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.data import Digits
 from tests.bacs.data.trees import make_ade20k, make_cityscapes, make_voc
+from tests.small_disk import SmallDisk, why_no_small_disk
 
 SMALL = [
     "dataset.canvas=32",
@@ -70,36 +69,13 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-class SmallDisk:
-    """A real file system of its own, of a few megabytes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def fill(self) -> None:
-        """Takes the last byte."""
-        with (self.path / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(4096)):
-                pass
-
-    def free(self) -> None:
-        (self.path / "ballast").unlink()
-
-    def remount(self, option: str) -> None:
-        """Args: option: ``ro`` or ``rw``."""
-        subprocess.run(["mount", "-o", f"remount,{option}", self.path], check=True, capture_output=True)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
     """Of two megabytes, or of what an indirect parameter says."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '2m')}", "tmpfs", path]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
+    if reason := why_no_small_disk(tmp_path / "mount"):
+        pytest.skip(reason)
+    disk = SmallDisk(tmp_path / "disk", getattr(request, "param", 2))
     try:
-        yield SmallDisk(path)
+        yield disk
     finally:
-        subprocess.run(["umount", "-l", path], check=True)
+        disk.remove()

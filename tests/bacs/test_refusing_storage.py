@@ -48,7 +48,7 @@ def saved_while_refused(folder, told, refuse, allow):
 
 def test_a_full_disk_is_waited_for_and_every_checkpoint_arrives(small_disk):
     told = []
-    folder = CheckpointFolder(small_disk.path / "checkpoints", "id", told.append)
+    folder = CheckpointFolder(small_disk.folder / "checkpoints", "id", told.append)
     saved_while_refused(folder, told, small_disk.fill, small_disk.free)
     assert sorted(path.name for path in folder.folder.iterdir()) == ["epoch-000-00002", "epoch-000-00003"]
     for epoch in (2, 3):
@@ -62,7 +62,7 @@ def test_a_full_disk_is_waited_for_and_every_checkpoint_arrives(small_disk):
 
 def test_storage_that_turns_read_only_is_waited_for(small_disk):
     told = []
-    folder = CheckpointFolder(small_disk.path / "checkpoints", "id", told.append)
+    folder = CheckpointFolder(small_disk.folder / "checkpoints", "id", told.append)
     saved_while_refused(folder, told, lambda: small_disk.remount("ro"), lambda: small_disk.remount("rw"))
     assert "Read-only file system" in told[0]
     assert [s.epoch for s in CheckpointFolder(folder.folder, "id").latest()] == [3]
@@ -70,7 +70,7 @@ def test_storage_that_turns_read_only_is_waited_for(small_disk):
 
 def test_the_patience_ends_and_the_old_checkpoint_is_still_there(small_disk, monkeypatch):
     monkeypatch.setattr(bacs.patience, "PATIENCE_SECONDS", 0.3)
-    folder = CheckpointFolder(small_disk.path / "checkpoints", "id")
+    folder = CheckpointFolder(small_disk.folder / "checkpoints", "id")
     folder.save(snapshot(1))
     small_disk.fill()
     with pytest.raises(StorageRefusedError) as caught:
@@ -116,7 +116,7 @@ def test_other_errors_are_raised_at_once(tmp_path):
 
 def test_results_and_pictures_that_cannot_be_written_come_with_the_next_step(small_disk, tiny_config, tiny_digits):
     told = []
-    outputs = Outputs(small_disk.path / "results", small_disk.path / "pictures", told.append)
+    outputs = Outputs(small_disk.folder / "results", small_disk.folder / "pictures", told.append)
     run = ContinualRun(tiny_config("training.split=5-5", "training.log_images=2", "training.epochs=1"), tiny_digits)
     small_disk.fill()
     drawn = []
@@ -125,16 +125,16 @@ def test_results_and_pictures_that_cannot_be_written_come_with_the_next_step(sma
             drawn.append(f"step-{event.step}/{event.name}.png")
         outputs.after(event, run)
         if isinstance(event, StepEnded) and event.step == 0:
-            assert not list(small_disk.path.rglob("*.png"))
+            assert not list(small_disk.folder.rglob("*.png"))
             assert any("pictures are not written" in text for text in told)
             assert any("results are not written" in text for text in told)
             assert len(told) <= 3
             small_disk.free()
     assert len(drawn) > 4
-    assert {path.relative_to(outputs.pictures).as_posix() for path in small_disk.path.rglob("*.png")} == set(drawn)
-    names = {path.name for path in (small_disk.path / "results").iterdir()}
+    assert {path.relative_to(outputs.pictures).as_posix() for path in small_disk.folder.rglob("*.png")} == set(drawn)
+    names = {path.name for path in (small_disk.folder / "results").iterdir()}
     assert names == {"metrics.json", "steps.csv", "classes.csv", "confusion-0.csv", "confusion-1.csv"}
-    assert "NaN" not in (small_disk.path / "results" / "metrics.json").read_text()
+    assert "NaN" not in (small_disk.folder / "results" / "metrics.json").read_text()
 
 
 def test_drafts_of_killed_writers_can_be_told_from_files(tmp_path):

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.processes import Process, belonging, end_all
-from tests.chaos.services import SmallDisk, TrackingServer, why_no_small_disk
+from tests.chaos.services import TrackingServer
+from tests.small_disk import SmallDisk, why_no_small_disk
 
 DISK_MEGABYTES = 96
 

@@ -18,46 +18,6 @@ START_SECONDS = 120.0
 """How long an MLflow server may take to start on a busy machine."""
 
 
-class SmallDisk:
-    """A tmpfs of a few megabytes under a storage folder."""
-
-    def __init__(self, folder: Path, megabytes: int) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
-        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-        subprocess.run(command, check=True, capture_output=True)
-        self._ballast = folder / "ballast"
-
-    def fill(self) -> None:
-        """Leaves not one byte."""
-        with self._ballast.open("ab", buffering=0) as file:
-            for size in (1 << 20, 4096, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    continue
-
-    def free(self) -> None:
-        self._ballast.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """Lazily, in case somebody still looks at it."""
-        subprocess.run(["umount", "--lazy", str(self.folder)], check=False, capture_output=True)
-
-
-def why_no_small_disk(scratch: Path) -> str:
-    """Why none can be mounted at this new folder; empty when it can."""
-    try:
-        SmallDisk(scratch, 1).remove()
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", b"").decode().strip()
-        return f"no tmpfs can be mounted here: {told or error}"
-    finally:
-        scratch.rmdir()
-    return ""
-
-
 class TrackingServer:
     """A real ``mlflow server`` on loopback, over a database that outlives it."""
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from tests.chaos.ground import Ground
 from tests.chaos.processes import Process, belonging, end_all
-from tests.chaos.services import SmallDisk, TrackingServer
+from tests.chaos.services import TrackingServer
+from tests.small_disk import SmallDisk
 
 ROOT = Path(__file__).parent.parent.parent
 ORPHAN_SECONDS = 90.0

@@ -46,7 +46,7 @@ def numbers(path):
 
 
 def test_a_full_disk_is_waited_for_and_nothing_is_lost(small_disk, quick, caplog):
-    path = small_disk.path / "journal.jsonl"
+    path = small_disk.folder / "journal.jsonl"
     with Journal(path) as opened:
         opened.append("edited", changes={"number": 0})
         small_disk.fill()
@@ -75,7 +75,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost(small_disk, quick, caplog
 
 def test_patience_ends_with_one_clear_error_and_the_journal_stays_whole(small_disk, quick, monkeypatch):
     monkeypatch.setattr(results.patience, "PATIENCE_SECONDS", 0.3)
-    path = small_disk.path / "journal.jsonl"
+    path = small_disk.folder / "journal.jsonl"
     with Journal(path) as opened:
         opened.append("edited", changes={"number": 0})
         small_disk.fill()
@@ -93,7 +93,7 @@ def test_patience_ends_with_one_clear_error_and_the_journal_stays_whole(small_di
 
 
 def test_hurry_ends_the_waiting(small_disk, quick, caplog):
-    path = small_disk.path / "journal.jsonl"
+    path = small_disk.folder / "journal.jsonl"
     errors = []
     with Journal(path) as opened:
         small_disk.fill()
@@ -114,16 +114,16 @@ def test_hurry_ends_the_waiting(small_disk, quick, caplog):
 
 
 def test_a_journal_on_storage_without_a_byte_or_read_only_is_refused_with_the_reason(small_disk):
-    (small_disk.path / "journal.jsonl").touch()
+    (small_disk.folder / "journal.jsonl").touch()
     small_disk.fill()
     with pytest.raises(ResultsError, match="No space left"):
-        Journal(small_disk.path / "journal.jsonl")
+        Journal(small_disk.folder / "journal.jsonl")
     small_disk.free()
     small_disk.remount("ro")
     with pytest.raises(ResultsError, match="Read-only file system"):
-        Journal(small_disk.path / "journal.jsonl")
+        Journal(small_disk.folder / "journal.jsonl")
     small_disk.remount("rw")
-    with Journal(small_disk.path / "journal.jsonl") as opened:
+    with Journal(small_disk.folder / "journal.jsonl") as opened:
         opened.append("edited", changes={})
 
 

@@ -18,9 +18,9 @@ FULL_SECONDS = 6.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_disk", ["64m"], indirect=True)
+@pytest.mark.parametrize("small_disk", [64], indirect=True)
 def test_a_sweep_stands_still_while_its_disk_is_full_and_loses_nothing(small_disk, sweeps):
-    sweeps.storage = small_disk.path / "runs"
+    sweeps.storage = small_disk.folder / "runs"
     process = sweeps.start("run", "digits", "--name", "full", *SETTINGS)
     _wait_for_record(sweeps, "full", "reported", process)
     small_disk.fill()

@@ -47,7 +47,7 @@ def test_what_killed_attempts_left_is_removed_once_the_trial_is_claimed(tmp_path
 
 
 def test_an_error_that_cannot_be_stored_does_not_hide_behind_another(small_disk):
-    folder = TrialFolder(small_disk.path / "trial")
+    folder = TrialFolder(small_disk.folder / "trial")
     folder.path.mkdir()
     small_disk.fill()
     folder.write_error("exception", "ValueError: x", "Traceback ..." * 1000)
@@ -58,7 +58,7 @@ def test_an_error_that_cannot_be_stored_does_not_hide_behind_another(small_disk)
 
 def test_a_configuration_waits_for_a_full_disk(small_disk, monkeypatch):
     monkeypatch.setattr(bacs.patience, "FIRST_PAUSE_SECONDS", 0.05)
-    folder = TrialFolder(small_disk.path / "trial")
+    folder = TrialFolder(small_disk.folder / "trial")
     small_disk.fill()
     thread = threading.Thread(target=folder.write_config, args=({"a": "x" * 9000},))
     thread.start()
@@ -122,12 +122,12 @@ def test_a_trial_that_waits_for_storage_says_so_while_it_waits(
         ledger.book_report(trial.key, metrics)
         if metrics["kind"] == "started":
             small_disk.fill()
-        if metrics["kind"] == "note" and (small_disk.path / "ballast").exists():
+        if metrics["kind"] == "note" and (small_disk.folder / "ballast").exists():
             small_disk.free()
 
     monkeypatch.setattr(trainables.trial.tune, "report", report)
     config = tiny_config("training.mode=joint", "training.epochs=1", "loss=crossentropy")
-    trainables.trial._drive(ContinualRun(config, tiny_digits), TrialFolder(small_disk.path / "trial"))
+    trainables.trial._drive(ContinualRun(config, tiny_digits), TrialFolder(small_disk.folder / "trial"))
     known = ledger.state.trials[trial.key]
     assert known.status == "finished"
     assert "waiting to write the checkpoint epoch-000-00001" in known.notes[0]
