@@ -12,5 +12,5 @@ DONE, FAILED, WRONG_REQUEST = 0, 1, 2
 def refuse(errors: Console, error: RequestError) -> int:
     """Shows all faults. Returns the exit code."""
     errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
-    errors.print(str(error), markup=False, highlight=False)
+    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
     return WRONG_REQUEST

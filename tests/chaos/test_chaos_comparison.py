@@ -26,7 +26,7 @@ from tests.chaos.damage import cut_journal, flip_bit, tear_journal, truncate
 from tests.chaos.fault import When
 from tests.chaos.ground import Ground
 from tests.chaos.kinds import KINDS
-from tests.chaos.processes import belonging, end_all
+from tests.chaos.processes import belonging, end_all, wait_until
 from tests.chaos.sweep import Sweep
 from tests.chaos.table import render
 
@@ -218,7 +218,9 @@ def test_a_process_that_outlives_its_driver_is_seen_and_ended(ground, monkeypatc
 def test_what_carries_the_mark_is_found_and_ended(ground):
     marked = os.environ | {"PLACE": str(ground.folder)}
     process = subprocess.Popen(["sleep", "60"], env=marked, start_new_session=True)
-    assert [found.pid for found in ground.processes()] == [process.pid]
+    assert wait_until(
+        lambda: [found.pid for found in ground.processes()] == [process.pid], 10
+    )  # its exec takes a moment
     end_all([], str(ground.folder))
     assert process.wait(10) < 0
     assert ground.processes() == []
