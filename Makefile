@@ -43,7 +43,8 @@ test: check
 	$(PY) -m pytest -q -m "not slow"
 
 test-slow: $(READY)
-	$(PY) -m pytest -q -n 2 --dist loadfile --durations=25 -m slow
+	$(PY) -m pytest -q -n 2 --dist loadfile -m slow --ignore=tests/sweeps --ignore=tests/chaos
+	$(PY) -m pytest -q -m slow --durations=25 tests/sweeps tests/chaos
 
 CHAOS ?= --faults 60 --seed 0
 chaos: $(READY)

@@ -14,7 +14,7 @@ from bacs.checkpoints import CheckpointFolder
 from bacs.compose import compose
 from bacs.config import RunConfig
 from bacs.errors import RequestError
-from bacs.events import EpochEnded, Picture, RunEnded, StepEnded
+from bacs.events import EpochEnded, StepEnded
 from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
@@ -86,15 +86,11 @@ def drive(run: ContinualRun, console: Console) -> None:
     outputs = Outputs(results, pictures, notice)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
         for event in run.events():
-            if isinstance(event, Picture):
-                outputs.draw(event)
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
                 if shared is not None and isinstance(event, StepEnded):
                     shared.give(event.step)
-            steps_follow = isinstance(event, StepEnded) and run.steps_done < run.split.n_steps
-            if steps_follow or isinstance(event, RunEnded):
-                outputs.write(run.history())
+            outputs.after(event, run)
             view.show(event)
 
 

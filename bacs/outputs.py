@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bacs.events import Picture
+from bacs.events import Event, Picture, RunEnded, StepEnded
 from bacs.media import save_picture
 from bacs.patience import refusal
-from bacs.report import History, write_results
+from bacs.report import write_results
+from bacs.run import ContinualRun
 
 
 class Outputs:
-    """Writes them; what storage refuses is kept and written with the next step."""
+    """Writes them as a run goes on; what storage refuses is kept and written with the next step."""
 
     def __init__(self, results: Path, pictures: Path, notice: Callable[[str], None]) -> None:
         """Args: notice: is told what could not be written."""
@@ -21,16 +22,20 @@ class Outputs:
         self._notice = notice
         self._waiting: list[Picture] = []
 
-    def draw(self, picture: Picture) -> None:
-        self._waiting.append(picture)
-        if len(self._waiting) == 1:  # else storage refused a moment ago
-            self._draw_waiting()
+    def after(self, event: Event, run: ContinualRun) -> None:
+        """Writes what an event brings: a picture, or everything known by now when a step or the whole run has ended."""
+        if isinstance(event, Picture):
+            self._waiting.append(event)
+            if len(self._waiting) == 1:  # else storage refused a moment ago
+                self._draw_waiting()
+        steps_follow = isinstance(event, StepEnded) and run.steps_done < run.split.n_steps
+        if steps_follow or isinstance(event, RunEnded):
+            self._write_results(run)
 
-    def write(self, history: History) -> None:
-        """Everything that is known by now; call it after every step but the last, and at the end."""
+    def _write_results(self, run: ContinualRun) -> None:
         self._draw_waiting()
         try:
-            write_results(self.results, history)
+            write_results(self.results, run.history())
         except OSError as error:
             self._notice(f"results are not written, the next step tries again: {refusal(self.results, error)}")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from results.errors import ResultsError
 from results.writer_lock import WriterLock
 
 _TURN_SECONDS = 60.0
-_ASK_SECONDS = 0.2
 
 
 def make_database(path: Path) -> None:
@@ -25,7 +22,7 @@ def make_database(path: Path) -> None:
     if _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _turn(path)
+    lock = WriterLock.wait(path.with_name(f"{path.name}.lock"), _TURN_SECONDS)
     try:
         if not _is_made(path):
             _make(path, path.with_name(f".{path.name}.tmp"))
@@ -35,17 +32,6 @@ def make_database(path: Path) -> None:
 
 def _is_made(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
-
-
-def _turn(path: Path) -> WriterLock:
-    deadline = time.monotonic() + _TURN_SECONDS
-    while True:
-        try:
-            return WriterLock(path.with_name(f"{path.name}.lock"))
-        except ResultsError as error:
-            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > deadline:
-                raise
-            time.sleep(_ASK_SECONDS)
 
 
 def _make(path: Path, draft: Path) -> None:

@@ -12,7 +12,7 @@ from results.errors import ResultsError
 from results.mlflow_store import prepare_environment
 from results.reachability import check_tracking, refuse_login
 from results.shipper import Shipper
-from results.writer_lock import WriterLock
+from results.writer_lock import ASK_SECONDS, WriterLock
 
 POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -20,7 +20,6 @@ PASS_SECONDS = 10.0
 """After which a pass lets another process have its turn."""
 TURN_SECONDS = 60.0
 """How long `Tracker.sync_once` waits for its turn."""
-_ASK_SECONDS = 0.1
 
 
 class Tracker:
@@ -92,7 +91,7 @@ class Tracker:
                         sent += self._shipper.ship(PASS_SECONDS)
                     if not self._shipper.is_behind:
                         break
-                    time.sleep(5 * _ASK_SECONDS)  # long enough for whoever waits to see that it is free
+                    time.sleep(5 * ASK_SECONDS)  # long enough for whoever waits to see that it is free
             except Exception as error:
                 self.last_error = str(error)
                 if isinstance(error, ResultsError):
@@ -159,24 +158,16 @@ def _turn(journal_path: Path, wait_seconds: float) -> Iterator[None]:
 
     The turn begins before the journal is read, so whoever has it knows no less than those who had it before.
     """
-    lock = _take(journal_path.with_name(journal_path.name + ".tracking.lock"), wait_seconds)
+    try:
+        lock = WriterLock.wait(journal_path.with_name(journal_path.name + ".tracking.lock"), wait_seconds)
+    except ResultsError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        raise ResultsError(
+            f"another process ships this journal: {error.message}",
+            "it brings its tracking server up to date by itself; try again when it is through",
+        ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _take(path: Path, wait_seconds: float) -> WriterLock:
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            return WriterLock(path)
-        except ResultsError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            if time.monotonic() > deadline:
-                raise ResultsError(
-                    f"another process ships this journal: {error.message}",
-                    "it brings its tracking server up to date by itself; try again when it is through",
-                ) from error
-            time.sleep(_ASK_SECONDS)

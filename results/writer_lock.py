@@ -21,6 +21,8 @@ from typing import Any
 
 from results.errors import ResultsError
 
+ASK_SECONDS = 0.1
+"""Between two attempts of one that waits."""
 _ATTEMPTS, _PAUSE_SECONDS = 5, 0.02
 
 
@@ -51,6 +53,23 @@ class WriterLock:
         except OSError as error:  # a full disk
             os.close(self._fd)
             raise ResultsError(f"cannot write {path}: {error.strerror}", "free or repair that storage") from error
+
+    @classmethod
+    def wait(cls, path: Path, seconds: float) -> WriterLock:
+        """Take the lock as soon as its holder gives it back.
+
+        Raises:
+            ResultsError: as the constructor; for a holder only after so many seconds, with a ``BlockingIOError`` as its
+                cause.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return cls(path)
+            except ResultsError as error:
+                if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > deadline:
+                    raise
+                time.sleep(ASK_SECONDS)
 
     def release(self) -> None:
         """Give the lock back. Twice is once."""

@@ -19,7 +19,6 @@ from bacs.components import Component, parse_component
 from bacs.compose import compose
 from bacs.data.download import DownloadError
 from bacs.data.known_counts import KNOWN
-from bacs.data.prepare import prepare as prepare_dataset
 from bacs.data.verify import FAULT, OK, Finding, Verification
 from bacs.data.verify import verify as verify_layout
 from bacs.errors import Fault, RequestError
@@ -142,6 +141,8 @@ def _verification(dataset: str, component: Component, workers: int) -> Verificat
 
 
 def _fetched(dataset: str, root: Path, console: Console) -> str:
+    from bacs.data.prepare import prepare as prepare_dataset  # imports torchvision, two seconds of every command
+
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from ray import tune
 
 from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
-from bacs.events import EpochEnded, Picture, Point, RunEnded, StepEnded
+from bacs.events import EpochEnded, Point, RunEnded, StepEnded
 from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.outputs import Outputs
@@ -78,20 +78,16 @@ def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1, node: str = 
     place["pieces"] = pieces
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
     for event in run.events():
+        if isinstance(event, EpochEnded | StepEnded):
+            checkpoints.save(run.snapshot())
+        outputs.after(event, run)
         if isinstance(event, EpochEnded):
-            checkpoints.save(run.snapshot())
             _report("epoch", event.step, event.epochs_done, event.points)
-        elif isinstance(event, Picture):
-            outputs.draw(event)
         elif isinstance(event, StepEnded):
-            checkpoints.save(run.snapshot())
             if shared is not None:
                 shared.give(event.step)
-            if run.steps_done < run.split.n_steps:
-                outputs.write(run.history())
             _report("step", event.step + 1, run.epochs_done, event.points, pointer=folder)
         elif isinstance(event, RunEnded):
-            outputs.write(run.history())
             _report("final", run.steps_done, run.epochs_done, [], final=event.final)
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from bacs.bundle import load_bundle
 from bacs.launch import RankDiedError, RankError, _last_word, _raise_for_other_ranks
 from tests.conftest import TINY
+from tests.waiting import wait_until
 
 EXACT = [
     "training.split=5-5",
@@ -81,17 +81,12 @@ def test_no_rank_outlives_another(tmp_path, digits_cache, victim):
             stderr=file,
         )
     try:
-        deadline = time.monotonic() + 100
-        while not list((tmp_path / "killed").glob("epoch-*")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        assert wait_until(lambda: list((tmp_path / "killed").glob("epoch-*")) or process.poll() is not None, 100)
+        assert process.poll() is None
         (child,) = (pid for pid in children_of(process.pid) if "bacs.rank" in _command_of(pid))
         os.kill(process.pid if victim == "rank 0" else child, signal.SIGKILL)
         assert process.wait(60) != 0
-        while alive(child):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        assert wait_until(lambda: not alive(child), 60)
         assert ("RankDiedError: rank 1 died (exit code -9)" in errors.read_text()) == (victim == "rank 1")
     finally:
         process.kill()

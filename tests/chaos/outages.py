@@ -8,8 +8,8 @@ from contextlib import closing
 from random import Random
 
 from tests.chaos.fault import Fault, Missed, Place, When
-from tests.chaos.processes import wait_until
 from tests.chaos.sweep import Driver, Sweep
+from tests.waiting import wait_until
 
 COMMAND_SECONDS = 120.0
 """Within which a short command must end on a busy machine."""

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.processes import wait_until
+from tests.waiting import wait_until
 
 START_SECONDS = 120.0
 """How long an MLflow server may take to start on a busy machine."""

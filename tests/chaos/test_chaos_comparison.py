@@ -26,9 +26,10 @@ from tests.chaos.damage import cut_journal, flip_bit, tear_journal, truncate
 from tests.chaos.fault import When
 from tests.chaos.ground import Ground
 from tests.chaos.kinds import KINDS
-from tests.chaos.processes import belonging, end_all, wait_until
+from tests.chaos.processes import belonging, end_all
 from tests.chaos.sweep import Sweep
 from tests.chaos.table import render
+from tests.waiting import wait_until
 
 FINAL = {"final/val_miou": 0.1 + 0.2, "final/miou": 0.25}
 Record = dict[str, Any]

@@ -5,9 +5,9 @@ import time
 from collections import Counter
 
 import pytest
-from tracking_servers import wait_for
 
 from results import SweepState, Tracker
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -21,16 +21,16 @@ def test_an_outage_delays_points_and_loses_none(scribe, server):
     tracker.start()
     scribe.created()
     scribe.run_trial(0)
-    wait_for(lambda: tracker.last_error)
+    assert wait_until(lambda: tracker.last_error, 60)
     server.start()
-    wait_for(lambda: tracker.last_error is None and tracker.parent_run_id)
+    assert wait_until(lambda: tracker.last_error is None and tracker.parent_run_id, 60)
     running = scribe.suggest(1)
     scribe.start(running)
     for step in range(1, 21):
         scribe.report(running, step)
         if step == 10:
             server.stop()
-            wait_for(lambda: tracker.last_error)
+            assert wait_until(lambda: tracker.last_error, 60)
         time.sleep(0.05)
     server.start()
     scribe.finish(running)

@@ -5,11 +5,12 @@ import subprocess
 import time
 
 import pytest
-from tracking_servers import dump, wait_for
+from tracking_servers import dump
 
 from results import Journal, ResultsError, Tracker
 from results.projection import milliseconds
 from results.writer_lock import WriterLock
+from tests.waiting import wait_until
 
 SYNC = "import sys; from results import Tracker; Tracker(sys.argv[1], 'digits', sys.argv[2]).sync_once(300)"
 
@@ -126,7 +127,7 @@ def test_the_second_shipper_is_told_who_has_the_turn(scribe, uri):
         tracker.sync_once(turn_seconds=0.2)
     assert "try again" in caught.value.hint
     tracker.start()
-    wait_for(lambda: tracker.last_error)
+    assert wait_until(lambda: tracker.last_error, 60)
     scribe.journal.append("ended", status="finished")  # the journal is another matter
     lock.release()
     assert tracker.close(timeout=60), tracker.last_error

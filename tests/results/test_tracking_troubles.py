@@ -5,9 +5,10 @@ import random
 import sqlite3
 
 import pytest
-from tracking_servers import Proxy, dump, wait_for
+from tracking_servers import Proxy, dump
 
 from results import ResultsError, Tracker
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def test_answers_of_every_bad_kind_lose_nothing_and_double_nothing(scribe, serve
     for step in range(1, 9):
         seen = len(proxy.seen)
         scribe.report(cut, step)
-        wait_for(lambda: len(proxy.seen) > seen)  # noqa: B023 - at once
+        assert wait_until(lambda: len(proxy.seen) > seen, 60)  # noqa: B023 - at once
     scribe.finish(cut)
     scribe.end()
     assert tracker.close(timeout=300), tracker.last_error
@@ -127,10 +128,10 @@ def test_a_run_that_is_made_after_the_client_gave_up_is_not_there_twice(scribe, 
     tracker.start()
     scribe.created()
     key = scribe.run_trial(0)
-    wait_for(lambda: len(creations) == 2)
-    wait_for(lambda: tracker.last_error is None)
+    assert wait_until(lambda: len(creations) == 2, 60)
+    assert wait_until(lambda: tracker.last_error is None, 60)
     proxy.release()
-    wait_for(lambda: len(_ids(server, "late", key)) == 2)
+    assert wait_until(lambda: len(_ids(server, "late", key)) == 2, 60)
     scribe.end()
     assert tracker.close(timeout=120), tracker.last_error
     assert dump(server.uri, "late") == undisturbed(server, scribe)

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from results import ResultsError, Tracker
+from tests.waiting import wait_until
 
 START_SECONDS = 120
 
@@ -45,14 +46,16 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                Tracker.check(self.uri)
-                return
-            except ResultsError:
-                time.sleep(0.3)
-        raise AssertionError("the server did not start: " + (self.database.parent / "server.log").read_text()[-2000:])
+        if not wait_until(self._answers, START_SECONDS, 0.3):
+            log = (self.database.parent / "server.log").read_text()
+            raise AssertionError("the server did not start: " + log[-2000:])
+
+    def _answers(self):
+        try:
+            Tracker.check(self.uri)
+        except ResultsError:
+            return False
+        return True
 
     def stop(self):
         if self.process is not None:
@@ -176,10 +179,3 @@ def dump(uri, experiment="digits"):
 def _text(client, run_id, path):
     with tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_text()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

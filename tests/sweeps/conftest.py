@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import SMALL
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,6 +62,15 @@ class CommandLine:
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
 
+    def wait_for_record(self, name: str, kind: str, process: subprocess.Popen[str]) -> None:
+        """Until the journal holds one more record of a kind than now."""
+        n = self._count(name, kind)
+        assert wait_until(lambda: self._count(name, kind) > n, 480, process=process), f"no record '{kind}' came"
+
+    def _count(self, name: str, kind: str) -> int:
+        path = self.journal(name)
+        return path.read_text().count(f'"kind":"{kind}"') if path.exists() else 0
+
     def journal(self, name: str) -> Path:
         return self.storage / name / "journal.jsonl"
 
@@ -85,9 +94,8 @@ class CommandLine:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        deadline = time.monotonic() + 90  # Ray's agents look for a control store that was killed for a minute
-        while (left := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        # Ray's agents look for a control store that was killed for a minute.
+        left = {} if wait_until(lambda: not self.processes(), 90, 0.5) else self.processes()
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left behind: {left}"

@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from results.state import SweepState, TrialState
 from tests.conftest import SMALL
 from tests.sweeps.conftest import ROOT, CommandLine
 from tests.sweeps.test_sweep import tracked
+from tests.waiting import wait_until
 
 TINY = [*SMALL[:-1], "search.splits=[5-5]", "training.val_every=2", "training.iterations_per_epoch=3"]
 
@@ -49,15 +49,6 @@ def state_of(line: CommandLine, name: str) -> SweepState:
     return SweepState.load(line.journal(name)) if line.journal(name).exists() else SweepState()
 
 
-def until(found: Callable[[], object], process, seconds: float = 500) -> object:
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
-
-
 def pid_of(line: CommandLine, name: str, wanted: Callable[[TrialState], bool]) -> int:
     """The process of a running trial that is wanted; 0 if there is none."""
     if not line.journal(name).exists():
@@ -84,8 +75,8 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     (tmp_path / "space.yaml").write_text(SPACE)
     search = [f"search.space={tmp_path}/space.yaml", "search.algorithm=grid", "search.references=[]"]
     process = sweeps.start("run", "digits", "--name", "faulty", "loss=mine", *TINY, *search)
-    victim = until(lambda: pid_of(sweeps, "faulty", lambda trial: setting(trial) == GOOD), process)
-    assert isinstance(victim, int)
+    victim = wait_until(lambda: pid_of(sweeps, "faulty", lambda trial: setting(trial) == GOOD), 500, 0.02, process)
+    assert victim
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
@@ -145,8 +136,8 @@ GREEDY = [
 @pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_goes_on_in_pieces(sweeps: CommandLine):
     process = sweeps.start("run", "digits", "--name", "greedy", *GREEDY)
-    worker = until(lambda: pid_of(sweeps, "greedy", lambda trial: True), process)
-    assert isinstance(worker, int)
+    worker = wait_until(lambda: pid_of(sweeps, "greedy", lambda trial: True), 500, 0.02, process)
+    assert worker
     size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(worker, resource.RLIMIT_AS, (size - SHORTAGE, resource.RLIM_INFINITY))
     output, _ = process.communicate(timeout=900)

@@ -11,7 +11,7 @@ from bacs.events import RunEnded
 from bacs.run import ContinualRun
 from results.state import SweepState
 from tests.sweeps.conftest import TINY_SWEEP
-from tests.sweeps.test_sweep import _wait_for_record, assert_tracked_completely
+from tests.sweeps.test_sweep import assert_tracked_completely
 
 SETTINGS = [*TINY_SWEEP, "training.iterations_per_epoch=6", "search.splits=[5-5]", "search.references=[finetune]"]
 FULL_SECONDS = 6.0
@@ -22,7 +22,7 @@ FULL_SECONDS = 6.0
 def test_a_sweep_stands_still_while_its_disk_is_full_and_loses_nothing(small_disk, sweeps):
     sweeps.storage = small_disk.folder / "runs"
     process = sweeps.start("run", "digits", "--name", "full", *SETTINGS)
-    _wait_for_record(sweeps, "full", "reported", process)
+    sweeps.wait_for_record("full", "reported", process)
     small_disk.fill()
     time.sleep(FULL_SECONDS)
     assert process.poll() is None, process.communicate()[0]

@@ -17,7 +17,8 @@ import pytest
 from results.state import SweepState
 from sweeps.guard import EXIT_SECONDS
 from tests.sweeps.conftest import TINY_SWEEP, CommandLine
-from tests.sweeps.test_sweep import _wait_for_record, assert_tracked_completely, tracked
+from tests.sweeps.test_sweep import assert_tracked_completely, tracked
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,7 @@ def test_signals_at_every_phase_drain_in_time_and_the_sweep_goes_on(sweeps):
     ]
     for kind, signals in phases:
         process = sweeps.start(*arguments)
-        _wait_for_record(sweeps, "told", kind, process)
+        sweeps.wait_for_record("told", kind, process)
         seconds, output = end(process, *signals)
         assert seconds < EXIT_SECONDS
         assert_interrupted(sweeps, "told", process, output)
@@ -91,7 +92,7 @@ def test_a_closed_terminal_ends_the_sweep_in_order(sweeps):
     reader = threading.Thread(target=_show_until, args=(closed, ours))
     reader.start()
     try:
-        _wait_for_record(sweeps, "hung", "started", process)
+        sweeps.wait_for_record("hung", "started", process)
     finally:
         closed.set()
         reader.join()
@@ -113,13 +114,13 @@ def _show_until(closed: threading.Event, terminal: int) -> None:
 
 def test_an_epoch_that_does_not_end_is_left_and_a_second_interrupt_waits_for_nothing(sweeps):
     process = sweeps.start("run", "digits", "--name", "endless", *ENDLESS)
-    _wait_for_record(sweeps, "endless", "started", process)
+    sweeps.wait_for_record("endless", "started", process)
     seconds, output = end(process, signal.SIGTERM)
     assert seconds < EXIT_SECONDS
     assert_interrupted(sweeps, "endless", process, output)
 
     process = sweeps.start("resume", "endless")
-    _wait_for_record(sweeps, "endless", "started", process)
+    sweeps.wait_for_record("endless", "started", process)
     seconds, output = end(process, signal.SIGINT, signal.SIGINT)
     assert seconds < 10
     assert process.returncode == 1
@@ -129,15 +130,12 @@ def test_an_epoch_that_does_not_end_is_left_and_a_second_interrupt_waits_for_not
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
 def test_a_driver_whose_ray_was_killed_ends_and_says_how_to_go_on(sweeps, victim):
     process = sweeps.start("run", "digits", "--name", "rayless", *SWEEP)
-    _wait_for_record(sweeps, "rayless", "started", process)
+    sweeps.wait_for_record("rayless", "started", process)
     (pid,) = [pid for pid, command in children(process.pid).items() if Path(command.split("\0")[0]).name == victim]
     os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=90)
     assert_interrupted(sweeps, "rayless", process, output)
-    deadline = time.monotonic() + 30
-    while sweeps.processes() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert not sweeps.processes()
+    assert wait_until(lambda: not sweeps.processes(), 30, 0.5)
     code, output = sweeps.run("resume", "rayless")
     assert code == 0, output
     assert_tracked_completely(sweeps, "rayless")
@@ -146,7 +144,7 @@ def test_a_driver_whose_ray_was_killed_ends_and_says_how_to_go_on(sweeps, victim
 def test_a_killed_rank_costs_one_attempt(sweeps):
     ranks = ["training.n_gpus=2", "resources.cpus_per_trial=2", "search.trials=1"]
     process = sweeps.start("run", "digits", "--name", "ranks", *SWEEP, *ranks)
-    _wait_for_record(sweeps, "ranks", "reported", process)
+    sweeps.wait_for_record("ranks", "reported", process)
     worker = next(record["pid"] for record in records(sweeps, "ranks") if record["kind"] == "started")
     (rank,) = [pid for pid, command in children(worker).items() if "bacs.rank" in command]
     os.kill(rank, signal.SIGKILL)
@@ -159,7 +157,9 @@ def test_a_killed_rank_costs_one_attempt(sweeps):
 
 def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweeps):
     first = sweeps.start("run", "digits", "--name", "busy", *SWEEP)
-    _wait_for_record(sweeps, "busy", "started", first)
+    sweeps.wait_for_record("busy", "started", first)
+    worker = next(record["pid"] for record in records(sweeps, "busy") if record["kind"] == "started")
+    os.kill(worker, signal.SIGSTOP)  # the sweep cannot end by itself
     watcher = sweeps.start("status", "busy", "--watch")
     for number in (signal.SIGCONT, signal.SIGSTOP):
         os.kill(first.pid, number)
@@ -168,6 +168,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweeps):
         assert code == 2, output
         assert f"is held by process {first.pid} on {socket.gethostname()}, a writer for" in output
         assert sweeps.journal("busy").read_bytes().startswith(before)
+    os.kill(worker, signal.SIGCONT)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     output, _ = watcher.communicate(timeout=60)
@@ -183,7 +184,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweeps):
 
 def test_a_sweep_goes_on_where_its_storage_was_moved_to(sweeps, tmp_path):
     process = sweeps.start("run", "digits", "--name", "moved", *SWEEP)
-    _wait_for_record(sweeps, "moved", "reported", process)
+    sweeps.wait_for_record("moved", "reported", process)
     _, output = end(process, signal.SIGTERM)
     assert_interrupted(sweeps, "moved", process, output)
     old = sweeps.storage

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 
 from results.state import SweepState
 from tests.sweeps.conftest import TINY_SWEEP
-from tests.sweeps.test_sweep import _wait_for_record, assert_tracked_completely
+from tests.sweeps.test_sweep import assert_tracked_completely
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -46,16 +46,17 @@ def node_under(cluster, journal: Path, trial: str):
 
 def at_work(sweeps, process) -> str:
     """The trial that runs, has reported and has most work left."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        if sweeps.journal("nodes").exists():
-            trials = SweepState.load(sweeps.journal("nodes")).trials.values()
-            running = [trial for trial in trials if trial.status == "running" and trial.points]
-            if running:
-                return min(running, key=lambda trial: len(trial.points)).key
-        time.sleep(0.1)
-    raise AssertionError("no trial ran")
+
+    def look() -> str:
+        if not sweeps.journal("nodes").exists():
+            return ""
+        trials = SweepState.load(sweeps.journal("nodes")).trials.values()
+        running = [trial for trial in trials if trial.status == "running" and trial.points]
+        return min(running, key=lambda trial: len(trial.points)).key if running else ""
+
+    found = wait_until(look, 240, process=process)
+    assert found, "no trial ran"
+    return found
 
 
 def _raylet(node) -> int:
@@ -68,7 +69,7 @@ def test_trials_of_lost_nodes_go_on_elsewhere_and_have_not_failed(sweeps, cluste
     )
     crashed = at_work(sweeps, process)
     cluster.remove_node(node_under(cluster, sweeps.journal("nodes"), crashed), allow_graceful=False)
-    _wait_for_record(sweeps, "nodes", "failed", process)
+    sweeps.wait_for_record("nodes", "failed", process)
 
     cluster.add_node(num_cpus=1)
     preempted = at_work(sweeps, process)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -122,7 +121,7 @@ def test_driver_killed_in_mid_sweep_then_resumed_gives_the_same_numbers(sweeps):
     first = ["run", "digits", "--name", "killed", *KILLED]
     for wait_for, arguments in (("reported", first), ("finished", ["resume", "killed"])):
         process = sweeps.start(*arguments)
-        _wait_for_record(sweeps, "killed", wait_for, process)
+        sweeps.wait_for_record("killed", wait_for, process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     code, output = sweeps.run("status", "killed", "--watch")
@@ -141,13 +140,13 @@ def test_driver_killed_in_mid_sweep_then_resumed_gives_the_same_numbers(sweeps):
 @pytest.mark.slow
 def test_killed_worker_is_retried_from_its_checkpoint_and_sigterm_drains(sweeps):
     process = sweeps.start("run", "digits", "--name", "worker", *KILLED)
-    _wait_for_record(sweeps, "worker", "reported", process)
+    sweeps.wait_for_record("worker", "reported", process)
     started = SweepState.load(sweeps.journal("worker"))
     victim = next(t for t in started.trials.values() if t.status == "running" and t.points)
     records = [json.loads(line) for line in sweeps.journal("worker").read_text().splitlines()]
     pid = next(r["pid"] for r in records if r["kind"] == "started" and r["trial"] == victim.key)
     os.kill(pid, signal.SIGKILL)
-    _wait_for_record(sweeps, "worker", "finished", process)
+    sweeps.wait_for_record("worker", "finished", process)
     os.kill(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
@@ -188,18 +187,3 @@ def test_wrong_requests_exit_with_2_and_start_nothing(sweeps):
         code, output = sweeps.run(*arguments)
         assert code == 2, output
         assert "->" in output
-
-
-def _wait_for_record(line: CommandLine, name: str, kind: str, process) -> None:
-    """Until the journal holds one more record of a kind than now."""
-    path = line.journal(name)
-    target = _count(path, kind) + 1
-    deadline = time.monotonic() + 240
-    while _count(path, kind) < target:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def _count(path: Path, kind: str) -> int:
-    return path.read_text().count(f'"kind":"{kind}"') if path.exists() else 0

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from results.state import SweepState
 from sweeps.checks import check_request
 from sweeps.settings import compose_preset
 from tests.sweeps.conftest import TINY_SWEEP, CommandLine
+from tests.waiting import wait_until
 
 NOBODY = "http://127.0.0.1:9"
 QUICK = [*TINY_SWEEP, "training.iterations_per_epoch=3", "search.splits=[5-5]", "search.references=[]"]
@@ -94,11 +94,7 @@ def test_a_sweep_without_its_server_is_synchronised_later(sweeps: CommandLine):
 def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweeps: CommandLine):
     process = sweeps.start("run", "digits", "--name", "killed", *SLOWER)
     database = sweeps.storage / "mlflow.db"
-    deadline = time.monotonic() + 480
-    while not (database.exists() and _running_trials(database)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert wait_until(lambda: database.exists() and _running_trials(database), 480, process=process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     for _ in range(2):
