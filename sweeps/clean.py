@@ -17,10 +17,11 @@ from bacs.lineage import acting_fields
 from bacs.stages import StageStore
 from results.journal import is_being_written
 from results.state import SweepState, TrialState
+from sweeps.leases import clear_leases
 
 JOURNAL = "journal.jsonl"
 DRAFT_SECONDS = 24 * 3600.0
-"""Age from which a draft in the store cannot belong to a living writer."""
+"""Age from which a draft in the store, or a lease, cannot belong to a living process."""
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ def clean(storage: Path, cleaning: Cleaning) -> None:
     for key in cleaning.stages:
         store.remove(key)
     store.clear_drafts(DRAFT_SECONDS)
+    clear_leases(store.root, DRAFT_SECONDS)
     for folder in cleaning.folders:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from bacs.atomic import remove_drafts, replacing
 from results.errors import ResultsError, StorageRefusedError
@@ -29,6 +30,7 @@ from sweeps.checks import check_tracking
 from sweeps.cluster import keep_secrets
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
+from sweeps.leases import Leases
 from sweeps.ledger import Ledger, trials_at_once
 from sweeps.ray_session import end_own_ray, start_ray, watch_ray
 from sweeps.settings import SweepConfig
@@ -38,6 +40,7 @@ CONFIG = "sweep.json"
 DRAIN_SECONDS = 60.0
 """How long the end of a sweep waits for the tracking server."""
 RAY_SHUTDOWN_SECONDS = 60.0
+WAITS = "waiting: another sweep computes the steps that are needed next"
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -58,8 +61,8 @@ def execute(
     """
     journal_path = sweep.folder / JOURNAL
     sync = f"python -m sweeps sync {sweep.launch.name} --storage {sweep.folder.parent}"
-    with Journal(journal_path) as journal:
-        ledger = Ledger(sweep, journal, SweepState.load(journal_path))
+    with Journal(journal_path) as journal, _leases(sweep) as leases:
+        ledger = Ledger(sweep, journal, SweepState.load(journal_path), leases)
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
         with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
@@ -84,6 +87,17 @@ def execute(
                 finally:  # also where storage takes no last record
                     _drain(tracker, guard.seconds_left(DRAIN_SECONDS), console, sync)
     return ledger.state
+
+
+@contextlib.contextmanager
+def _leases(sweep: SweepConfig) -> Iterator[Leases | None]:
+    """On steps of the store that the trials share with other sweeps, if they share any."""
+    store = sweep.base["training"].get("stages")
+    if store is None:
+        yield None
+        return
+    with contextlib.closing(Leases(Path(store), str(sweep.folder))) as leases:
+        yield leases
 
 
 def _drain(tracker: Tracker, seconds: float, console: Console, sync: str) -> None:
@@ -156,14 +170,19 @@ def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
 
 def _status(ledger: Ledger) -> Any:
     with ledger.reading() as state:
-        return render_status(state, ledger.total, trials_at_once(ledger.sweep))
+        shown = render_status(state, ledger.total, trials_at_once(ledger.sweep))
+    return Group(shown, Text(WAITS, "yellow")) if ledger.waits_for_others else shown
 
 
 def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> None:
     with ledger.reading() as state:
         told = {key for key, trial in state.trials.items() if trial.is_over}
+    waited = False
     while True:
         last_look = done.wait(1.0)
+        if ledger.waits_for_others and not waited:
+            _say(console, WAITS)
+        waited = ledger.waits_for_others
         with ledger.reading() as state:
             ended = [trial for key, trial in state.trials.items() if trial.is_over and key not in told]
             total = ledger.total

@@ -21,6 +21,7 @@ from search_spaces.propose import Told, propose
 from search_spaces.space import Params
 from search_spaces.stopping import EarlyStopping
 from sweeps.bounds import TARGET, bound_hit
+from sweeps.leases import Leases
 from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig, split_name
@@ -62,13 +63,17 @@ def trials_at_once(sweep: SweepConfig) -> int | None:
 class Ledger:
     """Hands out trials and books what they report. All methods may be called from any thread."""
 
-    def __init__(self, sweep: SweepConfig, journal: Journal, state: SweepState) -> None:
+    def __init__(self, sweep: SweepConfig, journal: Journal, state: SweepState, leases: Leases | None = None) -> None:
+        """Args: leases: on steps, where other sweeps may compute the same ones meanwhile."""
         self.sweep = sweep
         self.state = state
         self.deadline: float | None = None
         """Reading of `time.monotonic` after which no more work is handed out; a clock that is set moves nothing."""
         self.stopping = threading.Event()
         """Once set no work is handed out, and workers that die are stopped, not failed."""
+        self.waits_for_others = False
+        """Whether all that is left needs a step that another sweep computes just now."""
+        self._leases = leases
         self._closed = False
         self._journal = journal
         self._lock = threading.RLock()
@@ -142,9 +147,15 @@ class Ledger:
             return _trial_of(waiting[0]) if waiting else None
         done = self._prefixes.done(self.state.trials)
         under_way = self._under_way(done)
+        self.waits_for_others = False
         for known in waiting:
-            if self._prefixes.next_of(known, done) not in under_way:
+            steps = self._prefixes.left_of(known, done)
+            if steps and steps[0] in under_way:
+                continue
+            # Where another sweep is ahead of it, the first step that it lacks is one of those leased there.
+            if self._leases is None or self._leases.take(steps):
                 return _trial_of(known)
+            self.waits_for_others = not under_way
         return None
 
     def _under_way(self, done: Container[str]) -> set[str]:
@@ -152,6 +163,11 @@ class Ledger:
         trials = [self.state.trials[key] for key in self._out - self._dropped]
         running = [trial for trial in trials if not trial.is_over]
         return {prefix for trial in running for prefix in self._prefixes.of(trial) if prefix not in done}
+
+    def _give_leases_back(self) -> None:
+        """All but those on what the trials that are out will compute."""
+        if self._leases is not None:
+            self._leases.keep(self._under_way(self._prefixes.done(self.state.trials)))
 
     def _shares_stages(self) -> bool:
         return self.sweep.base["training"].get("stages") is not None
@@ -295,6 +311,8 @@ class Ledger:
                 seconds = _own_seconds(known)
                 self._book("finished", trial=key, final=report["final"], seconds=seconds, **self._held(key))
                 self._early.finish(known)
+            if report["kind"] != "epoch":
+                self._give_leases_back()
 
     def _settle(self, known: TrialState, **held: Any) -> None:
         """Ends a trial that early stopping has objected to, unless it is audited."""
@@ -330,6 +348,7 @@ class Ledger:
             self._heard.pop(key, None)
             if retried and not will_retry:
                 self._out.discard(key)
+            self._give_leases_back()
 
     def _held(self, key: str) -> dict[str, float]:
         """For how long a trial has held its resources since it was last heard of, by a clock that nobody sets."""
@@ -342,6 +361,7 @@ class Ledger:
         with self._lock:
             if not self.state.trials[key].is_over:
                 self._dropped.add(key)
+            self._give_leases_back()
 
     def reopen_failed(self) -> None:
         """Has the trials that failed for good tried again, as if they had never failed, from their checkpoints."""

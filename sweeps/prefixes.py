@@ -28,9 +28,9 @@ class Prefixes:
         """What some trial has finished, and therefore shared."""
         return {prefix for trial in trials.values() if trial.step for prefix in self.of(trial)[: trial.step]}
 
-    def next_of(self, trial: TrialState, done: set[str]) -> str | None:
-        """The first step that the trial would have to compute itself; ``None``: none is left."""
-        return next((prefix for prefix in self.of(trial)[trial.step :] if prefix not in done), None)
+    def left_of(self, trial: TrialState, done: set[str]) -> list[str]:
+        """The steps that the trial would have to compute itself."""
+        return [prefix for prefix in self.of(trial)[trial.step :] if prefix not in done]
 
 
 def _prefixes(config: RunConfig) -> list[str]:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from results.journal import Journal
 from results.state import SweepState
 from sweeps.checks import check_request
+from sweeps.leases import Leases
 from sweeps.ledger import Ledger
 from sweeps.settings import SweepConfig, compose_preset
 from tests.sweeps.conftest import TINY_SWEEP
+from tests.sweeps.test_leases import Clock
 
 SPLITS = "search.splits=[5-5,5-1]"  # which have step 0 in common
 FREE = ["search.algorithm=random", "search.trials=3", SPLITS, "sweep.max_failures=1000"]
@@ -29,11 +31,15 @@ def sweep_in(folder: Path, *overrides: str) -> SweepConfig:
 class Machine:
     """Workers without Ray: trials advance step by step, share what they finish, and may die at any moment."""
 
-    def __init__(self, sweep: SweepConfig, path: Path) -> None:
-        self.ledger = Ledger(sweep, Journal(path), SweepState())
-        self.ledger.book("created", sweep="held", uid="u", config=sweep.resolved)
-        self.stored: set[str] = set()
-        self.computed: Counter[str] = Counter()
+    def __init__(
+        self, sweep: SweepConfig, path: Path, leases: Leases | None = None, beside: Machine | None = None
+    ) -> None:
+        """Args: beside: another sweep on the same storage."""
+        self.leases = leases
+        self.ledger = Ledger(sweep, Journal(path), SweepState(), leases)
+        self.ledger.book("created", sweep="held", uid=path.name, config=sweep.resolved)
+        self.stored: set[str] = beside.stored if beside else set()
+        self.computed: Counter[str] = beside.computed if beside else Counter()
         self.running: dict[str, int] = {}
         """Trial -> finished steps."""
 
@@ -95,6 +101,42 @@ def test_no_step_is_computed_twice_and_nothing_waits_for_ever(tmp_path_factory, 
             machine.advance(key)
     assert {trial.status for trial in machine.ledger.state.trials.values()} == {"finished"}
     assert set(machine.computed.values()) == {1}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_sweeps_side_by_side_compute_no_step_twice_and_survive_each_other(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("side-by-side")
+    clock = Clock()
+    machines: list[Machine] = []
+    for name in ("one", "two", "three"):
+        leases = Leases(folder / "stages", name, clock)
+        leases._beat_on = lambda: None  # type: ignore[method-assign]  # below, by the same clock
+        machines.append(Machine(sweep_in(folder), folder / name, leases, machines[0] if machines else None))
+    alive, dies = list(machines), data.draw(st.booleans(), label="dies")
+    lost: set[str] = set()  # being computed by a sweep that died
+    while any(not m.ledger.exhausted() or m.running for m in alive):
+        for machine in alive:
+            machine.leases.beat()
+        clock.now += 2
+        at_work = []
+        for machine in data.draw(st.permutations(alive), label="order"):
+            while len(machine.running) < 2 and machine.start():
+                pass
+            at_work += [(machine, key) for key in sorted(machine.running)]
+        if not at_work:
+            assert lost, "everything waits, and nobody works"
+            continue
+        machine, key = data.draw(st.sampled_from(at_work), label="trial")
+        if dies and len(alive) == 3 and data.draw(st.booleans(), label="now"):
+            alive.remove(machine)
+            lost = {p for k, done in machine.running.items() for p in machine.prefixes(k)[done:]}
+        else:
+            machine.advance(key)
+    for machine in alive:
+        assert {trial.status for trial in machine.ledger.state.trials.values()} == {"finished"}
+        machine.leases.close()
+    assert set(machines[0].computed.values()) == {1}
 
 
 def test_while_a_step_is_computed_other_splits_and_references_go_first(tmp_path):
