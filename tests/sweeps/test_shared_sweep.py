@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from results.state import SweepState
@@ -44,3 +46,22 @@ def test_a_sweep_that_shares_steps_has_the_numbers_of_one_that_does_not(sweeps: 
     code, output = sweeps.run("clean", "--dry-run")
     assert code == 0
     assert "0 stages would go" in output
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_the_same_time_compute_each_step_once(sweeps: CommandLine):
+    search = [*SEARCH[:1], *SEARCH[2:], "search.trials=2", "search.seeds=[42]"]
+    names = ("one", "other")
+    processes = [sweeps.start("run", "digits", "--name", name, *TINY_SWEEP, *search) for name in names]
+    for process in processes:
+        output, _ = process.communicate(timeout=480)
+        assert process.returncode == 0, output
+    states = [SweepState.load(sweeps.journal(name)) for name in names]
+    trials = [trial for state in states for trial in state.trials.values()]
+    computed = [trial.tags["stage.0"] for trial in trials if trial.tags["reused_steps"] == 0]
+    assert len(computed) == 1, "step 0 is the same in all of them"
+    chains = {json.dumps(trial.params, sort_keys=True) for trial in trials}
+    assert sum(3 - trial.tags["reused_steps"] for trial in trials) == 1 + 2 * len(chains)
+    for name in names:
+        assert_tracked_completely(sweeps, name)
+    assert not list((sweeps.storage / "stages" / ".leases").iterdir())
