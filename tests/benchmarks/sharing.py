@@ -5,7 +5,7 @@ Base-heavy splits of the digits whose first step holds four fifths of all iterat
 - a plain Ray Tune script (`tests.benchmarks.plain_tune`: Optuna, ASHA, MLflow), every trial from nothing,
 - the harness without sharing, with sharing, and with sharing and step-aware stopping.
 
-Told are wall seconds, CPU seconds of all processes (Ray's and the driver's too), CPU seconds of the steps alone, and the
+Told are wall seconds, CPU seconds of all processes (Ray's and the driver's too), those of the steps alone, and the
 bound on what sharing can save by the stage tree. Fails where results differ, or where sharing or stopping miss their
 aim.
 """
