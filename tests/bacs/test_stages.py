@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import shutil
@@ -196,6 +197,72 @@ def test_a_field_that_leaves_the_key_leaves_the_step(change, config_of, execute)
     manifest, numerics = one.run.data.manifest, one.run.numerics
     assert stage_key(one.run.config, 0, manifest, numerics) == stage_key(other.run.config, 0, manifest, numerics)
     assert_same(one, other)
+
+
+def steps_of(config, wanted=99):
+    """Of each step up to ``wanted``: its key, and what it left."""
+    run, found = ContinualRun(config), []
+    keys = [stage_key(config, step, run.data.manifest, run.numerics) for step in range(run.split.n_steps)]
+    for event in run.events() if wanted >= 0 else ():
+        if isinstance(event, StepEnded):
+            tensors = {name: value.clone() for name, value in run.model.state_dict().items()}
+            metrics = {point.metric: point.value for point in run.points if point.x == event.step}
+            kept = {name: metrics[name] for name in metrics if name.startswith("val/") and name != "val/miou"}
+            found.append((tensors, kept))
+            if event.step == wanted:
+                break
+    return keys, found
+
+
+def other_values(config, section):
+    """(Field, legal value that is another one) of a section."""
+    part = getattr(config, section)
+    settings = getattr(part, "settings", part)
+    if isinstance(settings, dict):
+        yield from ((name, 2 * value) for name, value in settings.items())
+        return
+    for field in dataclasses.fields(settings):
+        if f"{section}.{field.name}" in GIVEN:
+            continue
+        with contextlib.suppress(AssertionError):  # it has one legal value
+            yield field.name, other_value(type(settings), field, getattr(settings, field.name), section)
+
+
+GIVEN = (
+    "training.split",
+    "training.n_gpus",
+    "training.device",
+    "training.threads",
+    "training.overrides_from_step",
+    "dataset.cache",
+)
+"""Fields whose other values need another machine, or that tests of their own change."""
+SECTIONS = ("network", "optimizer", "scheduler", "loss", "training", "compat", "dataset")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
+def test_any_field_leaves_a_key_and_its_outcome_or_changes_the_key(section, config_of, digits_cache):
+    common = ("training.split=5-5", "training.epochs=1", "training.iterations_per_epoch=2")
+    config = config_of("bacs", *common)
+    keys, outcomes = steps_of(config)
+    tried = 0
+    for name, value in other_values(config, section):
+        try:
+            other = config_of("bacs", *common, f"{section}.{name}={value}")
+            other_keys, _ = steps_of(other, wanted=-1)
+        except RequestError:  # beside the other settings there is no other value
+            continue
+        tried += 1
+        equal = [step for step, both in enumerate(zip(keys, other_keys, strict=False)) if len(set(both)) == 1]
+        assert equal == list(range(len(equal))), f"{name}: a later step cannot be the same alone"
+        _, others = steps_of(other, wanted=len(equal) - 1)
+        for step in equal:
+            (tensors, metrics), (their_tensors, their_metrics) = outcomes[step], others[step]
+            different = [key for key in tensors if not torch.equal(tensors[key], their_tensors[key])]
+            assert not different, f"{section}.{name}={value} changes step {step}"
+            assert metrics == their_metrics, f"{section}.{name}={value} changes step {step}"
+    assert tried > 0
 
 
 def test_many_writers_of_one_stage_leave_one(config_of, execute, tmp_path):

@@ -128,11 +128,11 @@ def _tensors(replay):
     return [] if replay is None else [getattr(replay, field.name) for field in dataclasses.fields(replay)]
 
 
-def other_value(schema: type, field: dataclasses.Field, value: object) -> object:
+def other_value(schema: type, field: dataclasses.Field, value: object, section: str = "loss") -> object:
     """A legal value of a field that is not ``value``."""
     for candidate in (not value, *(field.metadata["choices"] or ()), 3, 0.3, 1.5, 0.0):
         try:
-            found = getattr(parse(schema, {field.name: candidate}, "loss"), field.name)
+            found = getattr(parse(schema, {field.name: candidate}, section), field.name)
         except RequestError:
             continue
         if found != value:
