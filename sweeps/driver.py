@@ -189,7 +189,7 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
         for trial in ended:
             told.add(trial.key)
             value = trial.final.get("final/val_miou")
-            why = f"{trial.cause}: {trial.reason}".removeprefix(": ").splitlines()[0]
+            why = f"{trial.cause}: {trial.reason}".removeprefix(": ").partition("\n")[0]
             text = f"val mIoU {value:.4f}" if value is not None else why
             name = f"{trial.role} {trial.number}" if trial.role == "trial" else trial.role
             line = f"[{len(told)}/{total}] {trial.status}: {name}, split {trial.split}, seed {trial.seed}: {text}"

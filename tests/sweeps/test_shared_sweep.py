@@ -26,6 +26,7 @@ def outcomes(line: CommandLine, name: str) -> dict[int, tuple]:
 def test_a_sweep_that_shares_steps_has_the_numbers_of_one_that_does_not(sweeps: CommandLine):
     code, output = sweeps.run("run", "digits", "--name", "shared", *TINY_SWEEP, *SEARCH)
     assert code == 0, output
+    assert output.count("finished: trial") == 3, "each is told when it ends"
     trials = sorted(SweepState.load(sweeps.journal("shared")).trials.values(), key=lambda trial: trial.number)
     assert [trial.tags["reused_steps"] for trial in trials] == [0, 1, 1]
     assert len({trial.tags["stage.0"] for trial in trials}) == 1
