@@ -20,8 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bacs.config import RunConfig, classes_of, domains_of
-from bacs.data import parse_split
+from bacs.config import RunConfig, n_steps
 from bacs.randomness import derive_seed
 from bacs.schema import knob
 from results.state import StopDecision, TrialState
@@ -88,28 +87,54 @@ class Course:
         return Rung(1 + later, inside)
 
 
-def step_rungs(settings: StoppingSettings, n_steps: int) -> list[int]:
+def step_rungs(settings: StoppingSettings, steps: int) -> list[int]:
     """Finished steps after which trials are judged; never the last step, where there is nothing left to save."""
     if settings.algorithm == "none":
         return []
     first = max(1, settings.grace_steps)
     if settings.algorithm == "median":
-        return list(range(first, n_steps))
+        return list(range(first, steps))
     rungs: list[int] = []
     place = float(first)
-    while int(place) < n_steps:
+    while int(place) < steps:
         rungs.append(int(place))
         place *= settings.reduction_factor
     return list(dict.fromkeys(rungs))
 
 
-def step_rung(settings: StoppingSettings, steps: int, n_steps: int) -> Rung | None:
-    """The rung after so many finished steps; ``None`` if there is none.
+def expected_reach(settings: StoppingSettings, steps: int, n: int) -> list[float]:
+    """How many of ``n`` trials of a bracket begin each step, expected of trials whose ranks come in any order.
+
+    The k-th trial at a rung of halving is among the best int(k / factor) of k with just that probability. At one of the
+    median rule every second trial goes on, once enough others have finished. Trials come one after the other, those
+    audited go on and meet no further rung, epoch rungs are left out.
+    """
+    rungs = set(step_rungs(settings, steps))
+    goes_on, audited, reach = float(n), 0.0, []
+    for step in range(steps):
+        if step in rungs:
+            kept = _expected_kept(settings, goes_on)
+            audited += settings.audit_share * (goes_on - kept)
+            goes_on = kept
+        reach.append(goes_on + audited)
+    return reach
+
+
+def _expected_kept(settings: StoppingSettings, n: float) -> float:
+    if settings.algorithm == "median":
+        return min(n, MEDIAN_PEERS) + max(0.0, n - MEDIAN_PEERS) / 2
+    factor, whole = settings.reduction_factor, int(n)
+    chances = [1.0 if k < factor else int(k / factor) / k for k in range(1, whole + 2)]
+    return sum(chances[:whole]) + (n - whole) * chances[whole]
+
+
+def step_rung(settings: StoppingSettings, done: int, steps: int) -> Rung | None:
+    """The rung after so many finished steps of all; ``None`` if there is none.
 
     The median rule's averages begin with the first step, whenever it may stop.
     """
-    kept = range(1, n_steps) if settings.algorithm == "median" else step_rungs(settings, n_steps)
-    return Rung(steps) if steps in kept else None
+    kept = range(1, steps) if settings.algorithm == "median" else step_rungs(settings, steps)
+    return Rung(done) if done in kept else None
 
 
 def epoch_rung(settings: StoppingSettings, place: Rung) -> Rung | None:
@@ -263,16 +288,9 @@ class EarlyStopping:
 
     def _steps_of(self, trial: TrialState) -> int:
         if trial.split not in self._n_steps:
-            self._n_steps[trial.split] = count_steps(RunConfig.from_dict(trial.config))
+            config = RunConfig.from_dict(trial.config)
+            self._n_steps[trial.split] = n_steps(config.dataset, config.training)
         return self._n_steps[trial.split]
-
-
-def count_steps(run: RunConfig) -> int:
-    """Continual steps of a run."""
-    training = run.training
-    names = domains_of(run.dataset) or classes_of(run.dataset)
-    split = parse_split(training.split, names, shuffle=training.shuffle_classes, seed=training.seed)
-    return 1 if training.mode == "joint" else len(split.steps)
 
 
 def _bracket(trial: TrialState) -> Bracket:

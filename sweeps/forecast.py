@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 from bacs.config import RunConfig
 from bacs.stages import StageStore
 from results.state import SweepState, TrialState
+from search_spaces.stopping import expected_reach
 from sweeps.costs import Cost, CostModel, Sample
 from sweeps.footprint import outcome_bytes
 from sweeps.ledger import trials_at_once
@@ -101,6 +103,26 @@ class Forecast:
         """Of the checkpoints and results that trials keep for themselves, a bundle a step."""
         chains = zip(self.tree.chains, self.step_bytes, strict=True)
         return sum((len(chain.keys) - chain.done) * size for chain, size in chains)
+
+    def stopped_seconds(self) -> float:
+        """Of what is left to compute, expected with early stopping; see `expected_reach`."""
+        reach: dict[tuple[str, int], list[float]] = {}
+        sizes = Counter((p.trial.split, p.trial.seed) for p in self.trials if p.trial.role == "trial")
+        for planned, works in zip(self.trials, self.works, strict=True):
+            bracket = planned.trial.split, planned.trial.seed
+            if planned.trial.role == "trial" and bracket not in reach:
+                begun = expected_reach(self.sweep.stopping, len(works), sizes[bracket])
+                reach[bracket] = [count / sizes[bracket] for count in begun]
+
+        def needed(stage: Stage) -> float:
+            """How likely one of its trials comes to it."""
+            nobody = 1.0
+            for trial in (self.trials[position].trial for position in stage.needed_by):
+                judged = trial.role == "trial" and trial.params not in self.sweep.defaults
+                nobody *= 1.0 - (reach[trial.split, trial.seed][stage.step] if judged else 1.0)
+            return 1.0 - nobody
+
+        return sum(self.seconds(stage) * needed(stage) for stage in self.tree.needed)
 
     def fitting(self, hours: float) -> int:
         """How many trials, in the order of handing out, fit into so many GPU- or CPU-hours."""

@@ -127,6 +127,8 @@ def cost_rows(forecast: Forecast, budget_hours: float | None = None) -> list[tup
     )
     if tree.naive:
         rows.append(("saved by sharing", _saving(forecast)))
+    if forecast.sweep.stopping.algorithm != "none" and needed:
+        rows.append(("saved by stopping", _saving_by_stopping(forecast)))
     if guess := _open_suggestions(forecast):
         rows.append(("not known yet", guess))
     rows += _time_rows(forecast)
@@ -174,6 +176,17 @@ def _saving(forecast: Forecast) -> str:
     if total and not forecast.is_any_unknown:
         text += f", {tree.naive_total(forecast.seconds) / total:.2f}x in time"
     return text
+
+
+def _saving_by_stopping(forecast: Forecast) -> str:
+    if forecast.is_any_unknown:
+        return PROBE_HINT
+    total, left = forecast.tree.total(forecast.seconds), forecast.stopped_seconds()
+    both = forecast.tree.naive_total(forecast.seconds) / left
+    return (
+        f"{total / left:.2f}x more in time, {both:.2f}x together, expected where ranks come in any order; by recorded "
+        "learning curves: plan --simulate"
+    )
 
 
 def _open_suggestions(forecast: Forecast) -> str:

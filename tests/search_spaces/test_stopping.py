@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from search_spaces.stopping import (
     Rung,
     StoppingSettings,
     epoch_rung,
+    expected_reach,
     is_audited,
     step_rung,
     step_rungs,
@@ -152,3 +154,31 @@ def test_the_audited_share_is_known_in_advance(share):
     assert audited == [key for key in keys if is_audited(share, key)]
     assert abs(len(audited) / len(keys) - share) < 0.04
     assert all(is_audited(min(1.0, share + 0.1), key) for key in audited), "a larger share keeps the smaller one's"
+
+
+@pytest.mark.parametrize(("algorithm", "audit"), [("halving", 0.0), ("halving", 0.4), ("median", 0.0), ("none", 0.1)])
+def test_the_expected_reach_is_the_mean_of_random_courses(algorithm, audit):
+    wanted = StoppingSettings(algorithm=algorithm, reduction_factor=2, audit_share=audit)
+    steps, n, rounds, random = 5, 12, 400, Random(0)
+    begun = [0.0] * steps
+    for _ in range(rounds):
+        brackets = Brackets(wanted)
+        for trial in range(n):
+            name, audited = str(trial), False
+            for step in range(steps):
+                begun[step] += 1 / rounds
+                rung = step_rung(wanted, step + 1, steps)
+                if rung is None or audited:
+                    continue
+                value = random.random()
+                brackets.add(("2-2", 1), name, rung, value)
+                if brackets.objection(("2-2", 1), name, rung, value):
+                    brackets.forget(name)
+                    audited = random.random() < audit
+                    if not audited:
+                        break
+            else:
+                brackets.finish(("2-2", 1), name)
+    expected = expected_reach(wanted, steps, n)
+    assert expected[0] == n
+    assert expected == pytest.approx(begun, rel=0.12 if algorithm == "halving" else 0.3)

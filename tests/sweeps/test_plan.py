@@ -157,6 +157,14 @@ def test_costs_come_from_the_journals_of_the_storage_folder(tmp_path):
     assert 0 < fits < len(forecast.trials)
     assert forecast.fitting(forecast.figures.held_hours * 1.001) == len(forecast.trials)
 
+    assert "saved by stopping" not in dict(cost_rows(forecast))
+    assert forecast.stopped_seconds() == pytest.approx(forecast.tree.total(forecast.seconds))
+    halved = ["stopping.algorithm=halving", "stopping.reduction_factor=2", "stopping.audit_share=0"]
+    stopping = make_forecast(sweep_of(tmp_path, "search.splits=[2-2]", "search.trials=6", *halved), None)
+    total, left = stopping.tree.total(stopping.seconds), stopping.stopped_seconds()
+    assert total / 2 < left < 0.9 * total
+    assert f"{total / left:.2f}x more in time" in dict(cost_rows(stopping))["saved by stopping"]
+
     real = real_figures(past, None, state, 0.0)
     planned = make_forecast(past, None).figures
     assert real.stages == sum(map(len, empty.works))
