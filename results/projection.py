@@ -11,7 +11,9 @@ from itertools import islice
 from typing import Any
 
 from results.confirmation import comparisons_table
+from results.objectives import mean_objective
 from results.records import Record
+from results.rows import pareto_table
 from results.state import SELECTION_METRIC, SweepState, TrialState
 
 Point = tuple[str, float, int, int]
@@ -44,6 +46,8 @@ class ProjectedState(SweepState):
         every ending of the sweep; x counts the endings, a resumed sweep has several."""
         self.verdicts: dict[str, str] = {}
         """``verdict/<split>/<b>`` -> the sentence, as of the last ending."""
+        self.fronts: dict[str, str] = {}
+        """``pareto/<study>`` -> the configurations that nobody beats in both objectives, as of the last ending."""
         self.run_starts: dict[str, float] = {}
         """Unix seconds at which the run of a trial begins, by trial."""
 
@@ -52,6 +56,7 @@ class ProjectedState(SweepState):
         if record["kind"] == "ended":
             self.best_points += _best_points(self)
             self._compare()
+            self.fronts = _fronts(self)
         trial = self.trials.get(record.get("trial", ""))
         if trial is not None and has_run(trial):
             self.run_starts.setdefault(trial.key, trial.started_at or trial.suggested_at)
@@ -93,10 +98,12 @@ def sweep_identity(state: SweepState) -> dict[str, str]:
 
 
 def sweep_tags(state: ProjectedState) -> dict[str, str]:
-    """All tags of the sweep's own run; ``bound``: what ended it early, ``confirms``: whose winners it confirms."""
-    tags = sweep_identity(state) | {"sweep": state.sweep} | state.verdicts
+    """All tags of the sweep's own run; ``bound``: what ended it early, ``confirms``: whose winners it confirms,
+    ``warm_start``: the sweeps that it learned from."""
+    tags = sweep_identity(state) | {"sweep": state.sweep} | state.verdicts | state.fronts
     search = state.config.get("search") or {}
     named = {"bound": state.end_bound, "confirms": state.confirms, "confirms_uid": search.get("confirms_uid")}
+    named["warm_start"] = ", ".join(search.get("warm_start") or ())
     return {name: value[:_TAG_CHARACTERS] for name, value in (tags | named).items() if value}
 
 
@@ -134,12 +141,14 @@ def trial_points(trial: TrialState, start: int, stop: int) -> Iterator[Point]:
             yield entity_name(metric), float(value), milliseconds(moment), x
 
 
-def final_points(trial: TrialState) -> Iterator[Point]:
-    """The final metrics at x = 0, with the time stamp of the trial's last point."""
+def final_points(state: SweepState, trial: TrialState) -> Iterator[Point]:
+    """The final metrics at x = 0, and ``objective/<cost>`` of a search with two objectives, with the time stamp of the
+    trial's last point."""
     if trial.status == "finished":
         moment = _last_moment([trial])
-        for metric, value in trial.final.items():
-            if _is_finite(value):
+        costs = {f"objective/{cost}": mean_objective([trial], cost) for cost in state.objectives[1:]}
+        for metric, value in (trial.final | costs).items():
+            if value is not None and _is_finite(value):
                 yield entity_name(metric), float(value), moment, 0
 
 
@@ -194,6 +203,14 @@ def _best_points(state: SweepState) -> Iterator[Point]:
         score = None if best is None else best.mean(SELECTION_METRIC)
         if best is not None and score is not None:
             yield entity_name(f"best/{split}/val_miou"), score, _last_moment(best.trials), state.endings
+
+
+def _fronts(state: SweepState) -> dict[str, str]:
+    fronts: dict[str, list[str]] = {}
+    for row in pareto_table(state):
+        text = f"trial {row['trial']}: val mIoU {row['val_miou']:.4f}, {row['objective']} {row['cost']:.4g}"
+        fronts.setdefault(entity_name(f"pareto/{row['split']}"), []).append(text)
+    return {name: "; ".join(texts) for name, texts in fronts.items()}
 
 
 def _text(value: Any) -> str:

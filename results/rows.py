@@ -123,6 +123,8 @@ def status_json(state: SweepState, total: int | None = None, concurrency: int | 
         "eta_seconds": state.eta_seconds(total, concurrency or len(running)),
         "edits": state.edits,
         "best": winners_table(state),
+        "pareto": pareto_table(state),
+        "warm_start": (state.config.get("search") or {}).get("warm_start") or [],
         "running": [_running_row(trial) for trial in running],
         "failures": [_failure_row(trial) for trial in failures(state)],
         "notes": notes_table(state),

@@ -39,7 +39,7 @@ from results.projection import (
     trial_status,
     trial_tags,
 )
-from results.state import TrialState
+from results.state import SweepState, TrialState
 
 _POINTS_A_CALL = 1000
 _CONFIG_ATTEMPTS = 5
@@ -216,7 +216,7 @@ class Shipper:
             self._note(trial.key, store.log_params(run, trial_params(trial)))
             shipped.params = True
         sent = 0
-        for points in _unsent(trial, shipped):
+        for points in _unsent(self._state, trial, shipped):
             self._note(trial.key, store.log_points(run, points))
             sent += len(points)
         tags = trial_tags(self._state, trial, parent.run_id)
@@ -246,14 +246,14 @@ class Shipper:
                 known.append(text)
 
 
-def _unsent(trial: TrialState, shipped: _Shipped) -> Iterator[list[Point]]:
+def _unsent(state: SweepState, trial: TrialState, shipped: _Shipped) -> Iterator[list[Point]]:
     """Batches of points; asking for the next one says that MLflow has the last."""
     while shipped.points < len(trial.points):
         stop = min(shipped.points + _POINTS_A_CALL, len(trial.points))
         yield list(trial_points(trial, shipped.points, stop))
         shipped.points = stop
     if trial.status == "finished" and not shipped.finals:
-        yield list(final_points(trial))
+        yield list(final_points(state, trial))
         shipped.finals = True
 
 

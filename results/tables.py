@@ -151,6 +151,10 @@ def render_status(
     failed = failures(state)
     parts: list[RenderableType] = [_headline(state, total, concurrency or len(running), now)]
     parts.append(_best_lines(state))
+    if pareto_table(state):
+        parts.append(render_pareto(state))
+    if warm := (state.config.get("search") or {}).get("warm_start"):
+        parts.append(Text(f"warm start: {len(state.warm)} configurations of {', '.join(warm)}"))
     if state.edits:
         parts.append(_edit_lines(state.edits))
     if running:

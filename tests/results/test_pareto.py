@@ -6,10 +6,20 @@ import random
 
 import pytest
 from rich.console import Console
+from tracking_servers import dump
 
-from results import SweepState
+from results import SweepState, Tracker
 from results.objectives import COSTS, mean_objective, pareto_front
-from results.tables import methods_table, pareto_table, render_pareto, render_winners, winners_table, write_csvs
+from results.tables import (
+    methods_table,
+    pareto_table,
+    render_pareto,
+    render_status,
+    render_winners,
+    status_json,
+    winners_table,
+    write_csvs,
+)
 
 
 def beaten(point, points):
@@ -123,3 +133,24 @@ def test_a_robust_winner_has_as_many_seeds_on_every_split(scribe):
     assert best is not None
     assert (best.number, len(best.trials)) == (0, 2)
     assert SweepState().best("2-2") is None
+
+
+def test_mlflow_and_status_show_the_front_its_costs_and_the_warm_start(scribe, uri):
+    created(scribe, objectives=["final/val_miou", "time/total_cpu_seconds"], warm_start=["earlier", "other"])
+    first, second = (run(scribe, number, val, 4.0) for number, val in ((0, 0.5), (1, 0.6)))
+    scribe.end()
+    Tracker(uri, "digits", scribe.path).sync_once()
+    held = dump(uri)
+    for key in (first, second):
+        assert [(x, value) for x, value, _ in held[key]["points"]["objective/time/total_cpu_seconds"]] == [(0, 11.0)]
+    tags = held["sweep"]["tags"]
+    assert tags["pareto/2-2"] == "trial 1: val mIoU 0.6000, time/total_cpu_seconds 11"
+    assert tags["warm_start"] == "earlier, other"
+    state = SweepState.load(scribe.path)
+    told = status_json(state)
+    assert [row["trial"] for row in told["pareto"]] == [1]
+    assert told["warm_start"] == ["earlier", "other"]
+    with (console := Console(width=160)).capture() as capture:
+        console.print(render_status(state))
+    assert "Pareto front" in capture.get()
+    assert "warm start: 0 configurations of earlier, other" in capture.get()

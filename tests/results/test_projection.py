@@ -11,7 +11,7 @@ def told(path):
     state = ProjectedState()
     for record in read_journal(path)[0]:
         state.apply(record)
-    return [list(final_points(trial)) for trial in state.trials.values()], state.best_points
+    return [list(final_points(state, trial)) for trial in state.trials.values()], state.best_points
 
 
 def test_records_that_were_shipped_lost_and_written_again_tell_the_same(scribe):
