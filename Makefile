@@ -53,6 +53,8 @@ chaos: $(READY)
 bench: $(READY)
 	$(PY) -m tests.benchmarks.throughput --device cpu
 	$(PY) -m tests.benchmarks.data_path
+	$(PY) -m tests.benchmarks.plan_accuracy
+	$(PY) -m tests.benchmarks.sharing
 
 bench-gpu:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tests.benchmarks.throughput --device cuda

@@ -184,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16, help="configurations a split")
     parser.add_argument("--iterations", type=int, default=30, help="of an epoch; step 0 has twenty epochs, others one")
+    parser.add_argument("--keep", type=Path, help="folder for the sweeps, for `plan --simulate` to learn from")
     asked = parser.parse_args()
     cpus = len(os.sched_getaffinity(0))
     course = [
@@ -196,7 +197,8 @@ def main() -> None:
     print(f"{asked.trials} configurations on {' and '.join(SPLITS)}, {cpus} trials at once", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="b", dir="/tmp") as scratch:
-        folder = Path(scratch)
+        folder = asked.keep.absolute() if asked.keep else Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
 
         def sweep(name: str, *more: str) -> list[str]:
             storage = ["--storage", str(folder / "runs"), "--name", name]
