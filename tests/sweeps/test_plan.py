@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +198,7 @@ def test_the_size_of_an_outcome_is_that_of_a_bundle(tmp_path, tiny_config):
 
 
 @pytest.mark.parametrize(("preset", "naive", "distinct"), [("digits", 42, 36), ("digits60", 46, 39)])
-def test_shipped_presets_are_planned_quickly(tmp_path, preset, naive, distinct):
+def test_shipped_presets_are_planned(tmp_path, preset, naive, distinct):
     """digits: 4 trials on 2-2 (5 steps) and 6-2 (3), each with joint (1 step) and fine-tuning; step 0 is shared by the
     trials of a split. digits60: 8 trials on 2-2."""
     arguments = [
@@ -212,9 +211,7 @@ def test_shipped_presets_are_planned_quickly(tmp_path, preset, naive, distinct):
         "--tracking-uri",
         f"sqlite:///{tmp_path}/t.db",
     ]
-    began = time.monotonic()
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
-    assert time.monotonic() - began < 60  # on a busy machine
     assert result.exit_code == 0, result.output
     assert f"{naive} if every trial trained all of its own, {distinct} distinct" in result.output
     assert not list(tmp_path.rglob("journal.jsonl"))
