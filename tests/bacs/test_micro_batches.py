@@ -78,8 +78,8 @@ def test_bacs(tiny_config, tiny_digits, tmp_path):
         before = {name: weight.detach().clone() for name, weight in start.model.named_parameters()}
         for count in (1, 2):
             run = second_step(tiny_config, tiny_digits, tmp_path, *terms, f"training.micro_batches={count}")
-            assert len(run.memory) == 20
             after = after_one_step(run, 1)
+            assert len(run.memory) == 20
             # The detector's head reads prototypes that a batch in pieces moves twice.
             kept = [name for name in before if "detector" not in name and before[name].shape == after[name].shape]
             change[count] = torch.cat([(after[name] - before[name]).flatten() for name in kept])
