@@ -40,11 +40,10 @@ check: $(READY)
 	$(PY) -m mypy
 
 test: check
-	$(PY) -m pytest -q -m "not slow"
+	$(PY) -m pytest -q -n logical --maxprocesses 8 -m "not slow"
 
 test-slow: $(READY)
-	$(PY) -m pytest -q -n 2 --dist loadfile -m slow --ignore=tests/sweeps --ignore=tests/chaos
-	$(PY) -m pytest -q -m slow --durations=25 tests/sweeps tests/chaos
+	$(PY) -m pytest -q -n 2 --dist loadfile -m slow --durations=25
 
 CHAOS ?= --faults 60 --seed 0
 chaos: $(READY)
