@@ -32,7 +32,7 @@ from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.leases import Leases
 from sweeps.ledger import Ledger, trials_at_once
-from sweeps.ray_session import end_own_ray, start_ray, watch_ray
+from sweeps.ray_session import end_own_ray, shut_down_ray, start_ray, watch_ray
 from sweeps.settings import SweepConfig
 
 JOURNAL = "journal.jsonl"
@@ -201,7 +201,6 @@ def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> N
 def _tune(ledger: Ledger, guard: Guard) -> None:
     sweep = ledger.sweep
     start_ray(sweep)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
-    import ray
     from ray import tune
     from ray.tune.stopper import CombinedStopper
 
@@ -242,7 +241,7 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
         raise
     finally:
         guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")
-        ray.shutdown()
+        shut_down_ray(guard.listen)
         guard.is_lost = lambda: None
 
 

@@ -90,6 +90,28 @@ def _start_patiently(start: Callable[[], object]) -> None:
     )
 
 
+def shut_down_ray(listen: Callable[[], None]) -> None:
+    """Leaves Ray, and ends one of our own, which takes a second.
+
+    Ray 2.60 begins with its core, which takes the process's handler of SIGTERM away with it: unless ``listen`` takes
+    the signals again at once, the next SIGTERM kills the process before its last record is written.
+    """
+    import ray
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is not None:
+        end_processes = node.kill_all_processes
+
+        def end_processes_listening(*args: Any, **options: Any) -> None:
+            listen()
+            end_processes(*args, **options)
+
+        node.kill_all_processes = end_processes_listening
+    ray.shutdown()
+    listen()
+
+
 def end_own_ray() -> None:
     """Kills what this process has started, and what that has, without asking Ray.
 

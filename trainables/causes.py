@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 DIVERGED = "diverged"
 """The loss became NaN or infinite. Deterministic: it would again."""
 OUT_OF_MEMORY = "out_of_memory"
@@ -23,8 +25,11 @@ _MEMORY_WORDS = (
     "STATUS_ALLOC_FAILED",
 )
 """In the messages of CUDA and its libraries, of torch's CPU allocator and of the kernel."""
+_NO_ROOM_FOR_CODE = re.compile("could not create a primitive(?! descriptor)")
+"""What oneDNN says where it cannot allocate the code of a layer. Of layers that it does not know it lacks a
+descriptor."""
 
 
 def tells_of_memory(message: str) -> bool:
     """Whether an error's message says that memory ran out; torch has no type for all of them."""
-    return any(words in message for words in _MEMORY_WORDS)
+    return any(words in message for words in _MEMORY_WORDS) or _NO_ROOM_FOR_CODE.search(message) is not None

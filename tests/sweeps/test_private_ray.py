@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -56,6 +58,42 @@ def test_the_token_is_closed_to_other_users(tmp_path, monkeypatch):
         token.chmod(0o644)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+
+
+SIGNALLED = """
+import os, signal, sys
+from ray._private.node import Node
+import ray
+from sweeps.guard import Guard
+from sweeps.ray_session import shut_down_ray
+
+ended = Node.kill_all_processes
+def signalled(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    ended(*args, **options)
+Node.kill_all_processes = signalled
+
+with Guard(lambda *_: None, lambda: None, lambda: None) as guard:
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    guard.has_work = True
+    guard.listen()
+    shut_down_ray(guard.listen)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("heard:", guard.draining.wait(10))
+"""
+
+
+@pytest.mark.slow
+def test_signals_are_heard_while_ray_is_shut_down(sweeps: CommandLine):
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED],
+        env=sweeps.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert (done.returncode, done.stdout) == (0, "heard: True\n"), done.stderr
 
 
 @pytest.mark.slow
