@@ -45,6 +45,8 @@ def test_a_step_has_one_owner_until_it_is_given_back(tmp_path, clock):
     assert not one.take(["b"])
     other.close()
     assert sorted(path.name for path in one.folder.iterdir()) == [f"{one.owner}.beat"]
+    one.close()
+    assert not one.folder.exists()
 
 
 def test_several_steps_are_had_together_or_not_at_all(tmp_path, clock):
@@ -65,6 +67,10 @@ def test_a_process_that_goes_on_for_another_one_need_not_wait_for_it(tmp_path, c
     assert resumed.take(["a"])
     clock.now += 2
     assert not other.take(["a"])
+    assert killed.owner not in {path.stem for path in resumed.folder.glob("*.beat")}
+    resumed.close()
+    other.close()
+    assert not resumed.folder.exists()
 
 
 def test_who_stands_still_loses_its_leases_and_learns_of_it(tmp_path, clock):

@@ -65,4 +65,4 @@ def test_two_sweeps_at_the_same_time_compute_each_step_once(sweeps: CommandLine)
     assert sum(3 - trial.tags["reused_steps"] for trial in trials) == 1 + 2 * len(chains)
     for name in names:
         assert_tracked_completely(sweeps, name)
-    assert not list((sweeps.storage / "stages" / ".leases").iterdir())
+    assert not (sweeps.storage / "stages" / ".leases").exists()
