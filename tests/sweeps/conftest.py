@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
-TINY_SWEEP = [*SMALL, "training.val_every=1", "search.trials=2"]
+TINY_SWEEP = [*SMALL, "training.val_every=1", "training.iterations_per_epoch=12", "search.trials=2"]
 
 
 class CommandLine:

@@ -254,9 +254,9 @@ def test_tune_stops_a_trial_at_the_report_that_decides(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_sweep_stops_trials_and_reports_what_it_cost(sweeps):
-    overrides = ["search.splits=[2-2]", "search.trials=6", "search.references=[]", "search.lag=1"]
+    overrides = ["search.splits=[2-2]", "search.trials=4", "search.references=[]", "search.lag=1"]
     stopping = ["stopping.algorithm=halving", "stopping.reduction_factor=2", "stopping.audit_share=0.3"]
-    words = [*TINY_SWEEP[:-1], "training.iterations_per_epoch=3", *overrides, *stopping]
+    words = [*TINY_SWEEP, "training.iterations_per_epoch=3", *overrides, *stopping]
     code, output = sweeps.run("run", "digits", "--name", "early", *words, timeout=600)
     assert code == 0, output
     state = SweepState.load(sweeps.journal("early"))

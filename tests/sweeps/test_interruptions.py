@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-SWEEP = [*TINY_SWEEP, "training.iterations_per_epoch=12", "search.splits=[5-5]", "search.references=[]"]
+SWEEP = [*TINY_SWEEP, "search.splits=[5-5]", "search.references=[]"]
 ENDLESS = [*TINY_SWEEP, "training.iterations_per_epoch=1000000", "search.splits=[5-5]", "search.references=[]"]
 
 

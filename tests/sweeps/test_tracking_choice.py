@@ -17,8 +17,7 @@ from tests.sweeps.conftest import TINY_SWEEP, CommandLine
 from tests.waiting import wait_until
 
 NOBODY = "http://127.0.0.1:9"
-QUICK = [*TINY_SWEEP, "training.iterations_per_epoch=3", "search.splits=[5-5]", "search.references=[]"]
-SLOWER = [*TINY_SWEEP, "training.iterations_per_epoch=12", "search.splits=[5-5]", "search.references=[]"]
+QUICK = [*TINY_SWEEP, "search.splits=[5-5]", "search.trials=1", "search.references=[]"]
 
 
 def request(storage, *overrides, **launch):
@@ -92,7 +91,7 @@ def test_a_sweep_without_its_server_is_synchronised_later(sweeps: CommandLine):
 
 @pytest.mark.slow
 def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweeps: CommandLine):
-    process = sweeps.start("run", "digits", "--name", "killed", *SLOWER)
+    process = sweeps.start("run", "digits", "--name", "killed", *QUICK)
     database = sweeps.storage / "mlflow.db"
     assert wait_until(lambda: database.exists() and _running_trials(database), 480, process=process)
     os.kill(process.pid, signal.SIGKILL)
