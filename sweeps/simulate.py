@@ -265,8 +265,8 @@ def _searcher(sweep: SweepConfig, split: str, trials: int) -> tuple[Suggest, str
         propose(dataclasses.replace(settings, algorithm="random", seed=derive_seed(search.seed, number)), [])
         for number in range(trials)
     ]
-    note = f"at random, without {search.algorithm}, which is simulated up to {MOST_SEARCHED} trials a split"
-    return lambda number, _: blind[number], note
+    left_out = f", without {search.algorithm}, which is simulated up to {MOST_SEARCHED} trials a split"
+    return lambda number, _: blind[number], "at random" + (left_out if search.algorithm != "random" else "")
 
 
 def acting_in_step_0(sweep: SweepConfig) -> Callable[[Params], Hashable]:
