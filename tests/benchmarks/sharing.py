@@ -1,4 +1,4 @@
-"""The same configurations searched four ways, side by side: ``python -m tests.benchmarks.sharing``, twenty minutes.
+"""The same configurations searched four ways, side by side: ``python -m tests.benchmarks.sharing``, fifty minutes.
 
 Base-heavy splits of the digits whose first step holds four fifths of all iterations, as in VOC 15-1, searched by
 
@@ -159,10 +159,10 @@ def report(folder: Path, plain: Finals, ways: dict[str, Spent]) -> list[str]:
     alone, shared, stopped = (finals_of(folder, name) for name in OURS)
     print(f"\nfinished: plain {len(plain)}, alone {len(alone)}, shared {len(shared)}, stopped {len(stopped)}")
     missed = [
-        f"{key} differs: {other[key]} and {final}"
+        f"{key} differs: {final} and {alone.get(key)}"
         for other in (plain, shared, stopped)
-        for key, final in alone.items()
-        if key in other and other[key] != final
+        for key, final in other.items()
+        if alone.get(key) != final
     ]
     saved = naive / of_steps["sharing"]
     print(f"sharing saves {saved:.2f}x of the steps' CPU, {100 * saved * distinct / naive:.0f} % of its bound")
