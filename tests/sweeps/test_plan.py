@@ -127,7 +127,7 @@ def test_suggestions_that_are_not_known_share_what_no_swept_key_can_change(tmp_p
 
 
 def test_costs_come_from_the_journals_of_the_storage_folder(tmp_path):
-    past = sweep_of(tmp_path, "search.splits=[5-5]", name="past")
+    past = sweep_of(tmp_path, "search.splits=[5-5,6-1]", name="past")
     empty = make_forecast(past, None)
     assert empty.unknown == len(empty.tree.needed)
     assert "--probe" in dict(cost_rows(empty))["time"]
