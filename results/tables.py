@@ -176,7 +176,7 @@ def _headline(state: SweepState, total: int | None, concurrency: int, now: float
     if state.ended:
         ending = f"ended: {state.end_status}" + (f" by {state.end_bound}" if state.end_bound else "")
     else:
-        ending = f"time left {_duration(state.eta_seconds(total, concurrency, now))}"
+        ending = f"time left {duration(state.eta_seconds(total, concurrency, now))}"
     return Text("   ".join(part for part in (f"{state.sweep}: {over} of {total} trials over", counted, ending) if part))
 
 
@@ -287,7 +287,8 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """``h:mm:ss``."""
     if seconds is None:
         return "unknown"
     minutes, rest = divmod(round(seconds), 60)

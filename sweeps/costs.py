@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,11 @@ class Cost:
     """On the wall."""
     cpu_seconds: float
     """Of the processor, in all threads of one process; other work on the machine does not lengthen it."""
+
+
+def median_cost(costs: Sequence[Cost]) -> Cost:
+    """Of steps of equal work, at least one."""
+    return Cost(statistics.median(c.seconds for c in costs), statistics.median(c.cpu_seconds for c in costs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,7 @@ class CostModel:
     def _cost(self, work: Work) -> Cost | None:
         equal = self._equal.get(work)
         if equal:
-            return Cost(
-                statistics.median(cost.seconds for cost in equal), statistics.median(cost.cpu_seconds for cost in equal)
-            )
+            return median_cost(equal)
         samples = self._similar.get(work.kind, [])
         never = [
             amount > 0 and not any(sample.work.amounts[i] for sample in samples)

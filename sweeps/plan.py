@@ -7,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from results.state import SweepState
+from results.tables import duration
 from sweeps.forecast import Figures, Forecast
 from sweeps.ledger import planned_total, suggestions_of, trials_at_once
-from sweeps.plan_tree import duration, render_tree
+from sweeps.plan_tree import render_tree
 from sweeps.planned_trials import LOOKED_AT
 from sweeps.settings import SweepConfig, split_name
 from sweeps.studies import studies

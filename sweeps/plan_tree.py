@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.text import Text
 from rich.tree import Tree
 
+from results.tables import duration
 from sweeps.forecast import Forecast
 from sweeps.stage_tree import Stage
 
@@ -27,13 +28,6 @@ def render_tree(forecast: Forecast) -> Tree:
     if len(groups) > GROUPS_SHOWN:
         tree.add(Text(f"and {len(groups) - GROUPS_SHOWN} more splits and seeds"))
     return tree
-
-
-def duration(seconds: float) -> str:
-    """``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def _add(branch: Tree, forecast: Forecast, stages: Iterable[Stage], group: set[int]) -> None:

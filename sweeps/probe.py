@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -15,19 +17,21 @@ from bacs.events import StepEnded
 from bacs.precision import Numerics
 from bacs.run import ContinualRun
 from bacs.stream import Stream
-from sweeps.costs import Cost, Sample
+from sweeps.costs import Cost, Sample, median_cost
 from sweeps.settings import nested
 from sweeps.stage_keys import planned_numerics
-from sweeps.workloads import WEIGHT_KEYS, Workloads
+from sweeps.workloads import WEIGHT_KEYS, Work, Workloads
 
 ITERATIONS = (2, 10)
 """Two lengths, so that the time of an iteration and that of what ends a step can be told apart."""
+QUICK_SECONDS, MOST_ROUNDS = 20.0, 5
+"""A probe that was quick is repeated, against the noise of a shared machine, until it has lasted for so long."""
 FEWEST_MEASURED = 64
 """Images to validate and to test on, if there are as many: one large batch, as most of a real evaluation has."""
 
 
 def probe(run: RunConfig, data: SegmentationData) -> list[Sample]:
-    """The steps of a configuration, on some of its images.
+    """The steps of a configuration, on some of its images; medians where it was repeated.
 
     It takes what a trial takes, the GPU included; with several ranks a trial, one stands for all. Nothing is saved.
 
@@ -35,16 +39,29 @@ def probe(run: RunConfig, data: SegmentationData) -> list[Sample]:
         run: of a trial.
         data: its dataset.
     """
-    samples: list[Sample] = []
-    for iterations in (1, *ITERATIONS):  # the first one warms up
-        short = RunConfig.from_dict(_cut_down(run, iterations))
-        trial = ContinualRun(short, fewer_images(short, data))
-        works = Workloads(trial.data, trial.numerics).of(short)
-        for event in trial.events():
-            if isinstance(event, StepEnded) and iterations > 1:
-                values = {point[0]: point[2] for point in event.points}
-                taken = Cost(values["time/step_seconds"], values["time/step_cpu_seconds"])
-                samples.append(Sample(works[event.step], _undisturbed(taken, short, trial.numerics)))
+    _train(run, data, 1)  # warms up
+    taken: dict[Work, list[Cost]] = defaultdict(list)
+    begun = time.monotonic()
+    for _ in range(MOST_ROUNDS):
+        for iterations in ITERATIONS:
+            for sample in _train(run, data, iterations):
+                taken[sample.work].append(sample.cost)
+        if time.monotonic() - begun > QUICK_SECONDS:
+            break
+    return [Sample(work, median_cost(costs)) for work, costs in taken.items()]
+
+
+def _train(run: RunConfig, data: SegmentationData, iterations: int) -> list[Sample]:
+    """The steps of a configuration, so many iterations of each."""
+    short = RunConfig.from_dict(_cut_down(run, iterations))
+    trial = ContinualRun(short, fewer_images(short, data))
+    works = Workloads(trial.data, trial.numerics).of(short)
+    samples = []
+    for event in trial.events():
+        if isinstance(event, StepEnded):
+            values = {point[0]: point[2] for point in event.points}
+            cost = Cost(values["time/step_seconds"], values["time/step_cpu_seconds"])
+            samples.append(Sample(works[event.step], _undisturbed(cost, short, trial.numerics)))
     return samples
 
 

@@ -22,6 +22,7 @@ from bacs.lineage import stage_key
 from bacs.precision import set_up_numerics
 from bacs.randomness import derive_seed
 from results.state import SweepState
+from results.tables import duration
 from search_spaces.propose import Told, propose
 from search_spaces.space import METHOD_KEY, Params
 from search_spaces.stopping import STOPPING_ALGORITHMS, Brackets, Rung, StoppingSettings, is_audited
@@ -237,18 +238,11 @@ def _table(title: str, scenarios: list[Scenario], outcomes: list[Outcome], targe
     for scenario, outcome in zip(scenarios, outcomes, strict=True):
         sharing = "shared" if scenario.sharing else "own"
         hours = f"{outcome.worker_seconds / 3600:,.2f}"
-        times = [_clock(outcome.time_to(target)), _clock(outcome.seconds)]
+        found = outcome.time_to(target)
+        times = ["never" if found is None else duration(found), duration(outcome.seconds)]
         cells = [scenario.stopping.algorithm, sharing, *times, hours, str(outcome.started), str(outcome.stopped)]
         table.add_row(*map(Text, cells))
     return table
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def _searcher(sweep: SweepConfig, split: str, trials: int) -> tuple[Suggest, str]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from bacs.errors import RequestError
-from results.journal import Journal, read_journal
+from results.journal import read_journal
 from results.state import SELECTION_METRIC, SweepState
 from search_spaces.stopping import is_audited
 from sweeps.ledger import Ledger
 from sweeps.settings import SweepConfig, compose_preset
 from sweeps.trials import Trial
 from tests.sweeps.conftest import TINY_SWEEP
+from tests.sweeps.test_ledger import open_ledger
 
 STEPS = {"5-5": 2, "2-2": 5}
 
@@ -26,17 +27,6 @@ def make_sweep(folder: Path, *overrides: str) -> SweepConfig:
         "digits", [*TINY_SWEEP, *settings, *stopping, *overrides], {"storage": str(folder / "runs"), "name": "stopped"}
     )
     return SweepConfig.from_dict(values)
-
-
-def open_ledger(sweep: SweepConfig, path: Path) -> tuple[Journal, Ledger]:
-    journal = Journal(path)
-    state = SweepState.load(path)
-    ledger = Ledger(sweep, journal, state)
-    if state.created_at is None:
-        ledger.book("created", sweep="stopped", uid="u", config=sweep.resolved)
-    else:
-        ledger.book("resumed", driver={})
-    return journal, ledger
 
 
 def quality(trial: Trial, step: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def finish(ledger: Ledger, trial: Trial) -> None:
     ledger.book("finished", trial=trial.key, final={"final/val_miou": score, "final/miou": score}, seconds=1.0)
 
 
-def play(ledger: Ledger, at_once: int = 2) -> list[tuple]:
+def play(ledger: Ledger, at_once: int = 2, finish: Callable[[Ledger, Trial], None] = finish) -> list[tuple]:
     """Runs to the end with ``at_once`` workers; the later of two trials always finishes first."""
     order, running = [], []
     while not ledger.exhausted() or running:

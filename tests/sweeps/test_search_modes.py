@@ -23,6 +23,7 @@ from sweeps.settings import SweepConfig, compose_preset
 from sweeps.trials import Trial
 from sweeps.warm_start import warm_start
 from tests.sweeps.conftest import TINY_SWEEP
+from tests.sweeps.test_ledger import play as play_books
 
 SEARCH = [
     "loss.buffer_size=100",  # so that the default lies in the space
@@ -60,17 +61,10 @@ def finish(ledger: Ledger, trial: Trial) -> None:
 
 
 def play(ledger: Ledger, at_once: int = 2) -> list[tuple]:
-    """Runs to the end; the later of the trials under way always finishes first."""
-    order, running = [], []
-    while not ledger.exhausted() or running:
-        trial = ledger.next_trial()
-        if trial is not None:
-            order.append((trial.number, trial.split, trial.seed, tuple(trial.params.items())))
-            running.append(trial)
-        if trial is None or len(running) >= at_once:
-            finish(ledger, running.pop())
+    """Runs to the end; no sweep here has references."""
+    order = play_books(ledger, at_once, finish)
     ledger.close()
-    return order
+    return [tuple(what) for _, *what in order]
 
 
 def played(storage: Path, *overrides: str, name: str = "new", at_once: int = 2) -> SweepState:
