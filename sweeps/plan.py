@@ -96,7 +96,9 @@ def _length(training: dict[str, object]) -> str:
     if training["steps_per_class"]:
         return f"{training['steps_per_class']} iterations a class"
     fixed = training["iterations_per_epoch"]
-    return f"{training['epochs']} epochs of {f'{fixed} iterations' if fixed else 'one pass over the images'} per step"
+    epochs, later = training["epochs"], training["next_epochs"]
+    length = f"{epochs} epochs of {f'{fixed} iterations' if fixed else 'one pass over the images'}"
+    return f"{length} per step" if later in (None, epochs) else f"{length} in step 0, {later} in each later step"
 
 
 def _stopping(sweep: SweepConfig) -> str:

@@ -24,7 +24,7 @@ from sweeps.checks import check_request
 from sweeps.footprint import outcome_bytes
 from sweeps.forecast import Forecast, make_forecast, real_figures
 from sweeps.ledger import Ledger, planned_total
-from sweeps.plan import cost_rows, render_outcome, render_plan
+from sweeps.plan import cost_rows, plan_rows, render_outcome, render_plan
 from sweeps.planned_trials import planned_trials
 from sweeps.probe import FewerScenes, fewer_images
 from sweeps.settings import SweepConfig, compose_preset
@@ -94,6 +94,12 @@ def test_planned_trials_are_those_that_are_handed_out(tmp_path, algorithm):
     assert [p.trial.key for p in again] == list(state.trials)
     assert all(p.is_over for p in again)
     assert make_forecast(sweep, state).tree.needed == []
+
+
+def test_a_plan_says_how_long_each_step_is(tmp_path):
+    assert dict(plan_rows(sweep_of(tmp_path), None))["mode"] == "overlap, 2 epochs of 12 iterations per step"
+    later = dict(plan_rows(sweep_of(tmp_path, "training.next_epochs=1"), None))["mode"]
+    assert later == "overlap, 2 epochs of 12 iterations in step 0, 1 in each later step"
 
 
 def test_keys_are_those_of_the_trials_and_the_tree_that_of_brute_force(tmp_path):

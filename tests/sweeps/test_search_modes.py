@@ -64,7 +64,7 @@ def play(ledger: Ledger, at_once: int = 2) -> list[tuple]:
     """Runs to the end; no sweep here has references."""
     order = play_books(ledger, at_once, finish)
     ledger.close()
-    return [tuple(what) for _, *what in order]
+    return [(number, split, *rest) for _, split, number, *rest in order]
 
 
 def played(storage: Path, *overrides: str, name: str = "new", at_once: int = 2) -> SweepState:
