@@ -96,33 +96,33 @@ class Leases:
             self._last_beat = self._clock()
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives everything back, also what killed processes of the same name left."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
         self.keep(())
         with contextlib.suppress(OSError):
-            self._beat_of(self.owner).unlink(missing_ok=True)
+            self._clear_own()
             self.folder.rmdir()  # refused while others use it
 
     def _start(self) -> None:
         if self._thread is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._clear_predecessors()
+            self._clear_own()
             self._beat_of(self.owner).write_text("0", encoding="ascii")
             self._last_beat = self._clock()
             self._thread = threading.Thread(target=self._beat_on, daemon=True, name="leases")
             self._thread.start()
 
-    def _clear_predecessors(self) -> None:
-        """Removes what killed processes of the same name left."""
+    def _clear_own(self) -> None:
+        """Removes everything of this name: at the start and at the end of a process, which then holds nothing."""
         for lease in self.folder.glob("*.[0-9]*"):
-            if self._is_predecessor(_owner(lease)):
+            if self._is_own(_owner(lease)):
                 lease.unlink(missing_ok=True)
         for beat in self.folder.glob(f"{self._name}-*.beat"):
             beat.unlink(missing_ok=True)
 
-    def _is_predecessor(self, owner: str) -> bool:
+    def _is_own(self, owner: str) -> bool:
         return owner.startswith(f"{self._name}-")
 
     def _beat_on(self) -> None:
@@ -133,7 +133,7 @@ class Leases:
         return [int(path.suffix[1:]) for path in self.folder.glob(f"{step}.*")]
 
     def _lives(self, owner: str) -> bool:
-        if self._is_predecessor(owner):
+        if self._is_own(owner):
             return False
         try:
             beat = self._beat_of(owner).read_text(encoding="ascii")

@@ -292,7 +292,7 @@ class Ledger:
             if report["kind"] == "started":
                 self._heard[key] = time.monotonic()
                 tags = {"stage.0": report["stage.0"]}
-                if report.get("reused_steps"):
+                if report.get("reused_steps", 0) > known.step:  # else an earlier attempt of it has computed them
                     tags["reused_steps"] = report["reused_steps"]
                 if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
                     tags["micro_batches"] = report.get("pieces", 1)

@@ -14,8 +14,8 @@ from typing import Any
 from results.errors import ResultsError
 from results.state import SweepState, TrialState
 
-OWN_TAGS = ("sweep", "sweep_uid", "trial", "attempts", "mlflow.parentRunId")
-"""Tags that name one sweep or count its attempts; all others must be equal."""
+OWN_TAGS = ("sweep", "sweep_uid", "trial", "attempts", "reused_steps", "mlflow.parentRunId")
+"""Tags that name one sweep, count its attempts or say who computed a shared step; all others must be equal."""
 _OF_LIVING = "run_uuid in (select run_uuid from runs where lifecycle_stage = 'active')"
 _TUNES_OWN = ".validate_storage_marker"
 """Ray Tune leaves it in the folder of every driver."""

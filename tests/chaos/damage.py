@@ -13,21 +13,39 @@ from tests.chaos.sweep import Sweep
 _GARBAGE = (b"", b"\0\xff\xfe", b'{"reason": "hal', b"[1, 2]", b'{"reason": 3}', b'"text"', b'{"surprise": {}}')
 
 
-def of_checkpoint(harm: Callable[[Path, Random], str]) -> Act:
+Harm = Callable[[Path, Random], str]
+
+
+def of_checkpoint(harm: Harm) -> Act:
     """Harms a file of the newest checkpoint of an unfinished trial, or of a random one."""
 
     def act(sweep: Sweep, random: Random) -> str:
         found = sweep.checkpoints()
         if not found:
             raise Missed
-        folder = found[-1] if random.random() < 0.6 else random.choice(found)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        if not files:
-            raise Missed
-        file = random.choice(files)
-        return f"{file.relative_to(sweep.folder / 'trials')} {harm(file, random)}"
+        return _harmed(found[-1] if random.random() < 0.6 else random.choice(found), sweep, harm, random)
 
     return act
+
+
+def of_stage(harm: Harm) -> Act:
+    """Harms a file of a shared step, and with it the checkpoints that are other names of the same bytes."""
+
+    def act(sweep: Sweep, random: Random) -> str:
+        found = sweep.stages()
+        if not found:
+            raise Missed
+        return _harmed(random.choice(found), sweep, harm, random)
+
+    return act
+
+
+def _harmed(folder: Path, sweep: Sweep, harm: Harm, random: Random) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise Missed
+    file = random.choice(files)
+    return f"{file.relative_to(sweep.storage)} {harm(file, random)}"
 
 
 def truncate(file: Path, random: Random) -> str:
@@ -123,6 +141,9 @@ FAULTS = (
     Fault("checkpoint-emptied", When.BETWEEN, of_checkpoint(empty)),
     Fault("checkpoint-file-gone", When.BETWEEN, of_checkpoint(delete)),
     Fault("checkpoint-gone", When.BETWEEN, of_checkpoint(delete_folder)),
+    Fault("stage-truncated", When.BETWEEN, of_stage(truncate)),
+    Fault("stage-flipped", When.BETWEEN, of_stage(flip_bit)),
+    Fault("stage-gone", When.BETWEEN, of_stage(delete_folder)),
     Fault("journal-cut", When.BETWEEN, cut_journal),
     Fault("journal-torn", When.BETWEEN, tear_journal),
     Fault("junk-drafts", When.BETWEEN, leave_junk),

@@ -202,6 +202,10 @@ class Sweep:
         ]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
+    def stages(self) -> list[Path]:
+        """Folders of shared steps."""
+        return sorted(path for path in (self.storage / "stages").glob("[!.]*") if path.is_dir())
+
     def copy_database(self) -> None:
         """A consistent copy of the tracking database, even while others write it."""
         copy = self.home / f"copy-{len(self.copies)}.db"

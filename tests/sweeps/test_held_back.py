@@ -56,7 +56,7 @@ class Machine:
         future = {p for key, done in self.running.items() for p in self.prefixes(key)[done:]}
         assert taken == len(chain) or chain[taken] not in future, "it computes what another one computes"
         self.running[trial.key] = taken
-        place = {"stage.0": chain[0], "host": "h", "pid": 1, "notes": [], "reused_steps": taken - own}
+        place = {"stage.0": chain[0], "host": "h", "pid": 1, "notes": [], "reused_steps": taken if taken > own else 0}
         self.report(trial.key, "started", **place)
         return True
 
@@ -155,6 +155,20 @@ def test_while_a_step_is_computed_other_splits_and_references_go_first(tmp_path)
     assert machine.start()
     started = list(machine.running)[-1]
     assert (trials[started].split, trials[started].tags["reused_steps"]) == ("5-5", 1)
+
+
+def test_a_trial_that_takes_back_what_it_computed_itself_has_not_reused_it(tmp_path):
+    machine = Machine(sweep_in(tmp_path, "search.splits=[5-5]", "search.references=[]"), tmp_path / "j")
+    assert machine.start()
+    (first,) = machine.running
+    machine.advance(first)
+    machine.die(first)
+    start = {"kind": "started", "step": 0, "epoch": 0, "points": [], "stage.0": "s", "host": "h", "pid": 2, "notes": []}
+    machine.ledger.book_report(first, start | {"reused_steps": 1})  # its checkpoints were damaged
+    trial = machine.ledger.state.trials[first]
+    assert trial.tags["reused_steps"] == 0
+    machine.ledger.book_report(first, start | {"reused_steps": 2})  # further than it ever was
+    assert trial.tags["reused_steps"] == 2
 
 
 def test_a_trial_that_dies_frees_those_that_waited_for_it(tmp_path):

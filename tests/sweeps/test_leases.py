@@ -73,6 +73,13 @@ def test_a_process_that_goes_on_for_another_one_need_not_wait_for_it(tmp_path, c
     assert not resumed.folder.exists()
 
 
+def test_a_process_that_needs_no_lease_leaves_none_of_its_killed_predecessor(tmp_path, clock):
+    killed, resumed = (Leases(tmp_path, "sweep", clock) for _ in range(2))
+    assert killed.take(["a", "b"])
+    resumed.close()
+    assert not resumed.folder.exists()
+
+
 def test_who_stands_still_loses_its_leases_and_learns_of_it(tmp_path, clock):
     one, other, third = (Leases(tmp_path, name, clock) for name in "123")
     assert one.take(["a"])
