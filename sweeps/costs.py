@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from sweeps.workloads import Work
 
@@ -90,6 +89,8 @@ class _Law:
     """
 
     def __init__(self, samples: list[Sample], seconds: list[float]) -> None:
+        from scipy.optimize import nnls  # half a second, which commands that forecast nothing need not wait
+
         taken = np.maximum(np.array(seconds), 1e-9)
         amounts = np.array([sample.work.amounts for sample in samples])
         self._rates, _ = nnls(amounts / taken[:, None], np.ones(len(taken)))

@@ -100,7 +100,7 @@ def later_values(rng, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(20))
 def test_forked_equals_scratch(number, config_of, execute):
     rng = random.Random(number)
     method, ancestor = METHODS[number % len(METHODS)], rng.choice(METHODS)

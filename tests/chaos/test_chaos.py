@@ -1,4 +1,4 @@
-"""A small campaign, really run: kills, signals, damage and an outage over one tiny sweep."""
+"""A small campaign, really run: kills and damage over one tiny sweep."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tests.chaos.campaign import Campaign
 from tests.chaos.ground import Ground
 from tests.chaos.kinds import KINDS
 
-FEW = ("driver-kill", "driver-term", "worker-kill", "checkpoint-flipped", "journal-torn", "database-locked")
+FEW = ("driver-kill", "worker-kill", "stage-flipped", "journal-torn")
 
 
 @pytest.mark.slow
-def test_six_faults_change_nothing():
+def test_a_few_faults_change_nothing():
     ground = Ground()
     said: list[str] = []
     try:

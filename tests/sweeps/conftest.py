@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sweeps.__main__ import app
 from tests.conftest import SMALL
 from tests.waiting import wait_until
 
@@ -61,6 +63,13 @@ class CommandLine:
         process = self.start(*arguments)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
+
+    def look(self, *arguments: str) -> tuple[int, str]:
+        """Runs a command that starts no Ray, inside this process: the same code without the seconds of its imports."""
+        words = [*arguments, "--storage", str(self.storage)]
+        environment = {"COLUMNS": "120", "RAY_ADDRESS": None, "MLFLOW_TRACKING_URI": None}
+        result = CliRunner().invoke(app, words, env=environment)
+        return result.exit_code, result.output
 
     def wait_for_record(self, name: str, kind: str, process: subprocess.Popen[str]) -> None:
         """Until the journal holds one more record of a kind than now."""

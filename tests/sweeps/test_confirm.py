@@ -192,14 +192,14 @@ def test_a_whole_confirmation(sweeps):
     assert {t.status for t in state.trials.values()} == {"finished"}
     assert state.cpu_seconds > 0
     assert_tracked_completely(sweeps, "demo-confirm")
-    code, output = sweeps.run("confirm", "demo", "--top", "1", "--seeds", "3")
+    code, output = sweeps.look("confirm", "demo", "--top", "1", "--seeds", "3")
     assert code == 2, output
     assert "search.seeds" in output
     code, output = sweeps.run("resume", "demo-confirm", "search.seeds=[1,2,3]")
     assert code == 0, output
-    code, output = sweeps.run("report", "demo-confirm")
+    code, output = sweeps.look("report", "demo-confirm")
     assert code == 0, output
     assert "finetune" in output
     assert (sweeps.storage / "demo-confirm" / "report" / "confirm.csv").is_file()
-    code, output = sweeps.run("status", "demo-confirm", "--json")
+    code, output = sweeps.look("status", "demo-confirm", "--json")
     assert json.loads(output)["counts"]["finished"] == len(state.trials) * 3 // 2

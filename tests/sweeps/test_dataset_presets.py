@@ -24,8 +24,11 @@ SMALL_TRIALS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "splits"), [("voc", ["15-1"]), ("cityscapes", ["13-6"]), ("ade20k", ["100-50"])])
-def test_preset_runs_on_a_tree_in_the_true_format(sweeps: CommandLine, tmp_path, preset, splits):
+@pytest.mark.parametrize(
+    ("preset", "split", "references"),
+    [("voc", "15-1", ["joint", "finetune"]), ("cityscapes", "13-6", []), ("ade20k", "100-50", [])],
+)
+def test_preset_runs_on_a_tree_in_the_true_format(sweeps: CommandLine, tmp_path, preset, split, references):
     root = tmp_path / "data"
     make = {
         "voc": lambda: make_voc(root, augmented=60, side=40),
@@ -33,12 +36,12 @@ def test_preset_runs_on_a_tree_in_the_true_format(sweeps: CommandLine, tmp_path,
         "ade20k": lambda: make_ade20k(root, train=90, side=40),
     }
     make[preset]()
-    asked = [f"dataset.root={root}", f"search.splits=[{','.join(splits)}]", *SMALL_TRIALS]
-    code, output = sweeps.run("run", preset, "--name", preset, *asked, timeout=500)
+    asked = [f"dataset.root={root}", f"search.splits=[{split}]", f"search.references=[{','.join(references)}]"]
+    code, output = sweeps.run("run", preset, "--name", preset, *asked, *SMALL_TRIALS, timeout=500)
     assert code == 0, output
     state = SweepState.load(sweeps.journal(preset))
     assert {(trial.split, trial.role) for trial in state.trials.values()} == {
-        (split, role) for split in splits for role in ("trial", "joint", "finetune")
+        (split, role) for role in ("trial", *references)
     }
     for trial in state.trials.values():
         assert trial.status == "finished"
@@ -46,7 +49,7 @@ def test_preset_runs_on_a_tree_in_the_true_format(sweeps: CommandLine, tmp_path,
 
 
 def test_a_preset_asks_for_its_dataset_and_its_gpu(sweeps: CommandLine):
-    code, output = sweeps.run("plan", "voc", "dataset.val_share=0")
+    code, output = sweeps.look("plan", "voc", "dataset.val_share=0")
     assert code == 2
     assert "dataset.root" in output
     assert "a sweep chooses by validation images" in output

@@ -256,11 +256,11 @@ def test_a_real_sweep_stops_trials_and_reports_what_it_cost(sweeps):
         if wanted == "stopped":
             assert trial.stop is not None
             assert trial.step == trial.stop.step, "it ended at the report that decided"
-    code, output = sweeps.run("report", "early")
+    code, output = sweeps.look("report", "early")
     assert code == 0, output
     assert "early stopping in early" in output
     assert (sweeps.storage / "early" / "report" / "stopping.csv").is_file()
     arguments = ["--simulate", "--workers", "1000", "search.trials=10000", "--curves", "early"]
-    code, output = sweeps.run("plan", "digits", "--name", "big", *words, *arguments)
+    code, output = sweeps.look("plan", "digits", "--name", "big", *words, *arguments)
     assert code == 0, output
     assert "10000 trials on 1000 workers" in output

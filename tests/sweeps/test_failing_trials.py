@@ -36,9 +36,10 @@ class Mine(CrossEntropy):
 """
 
 SPACE = """
-dimensions:
-  optimizer.lr: {kind: choice, choices: [0.001, 1.0e+30]}  # the second overflows float32
-  loss.beyond: {kind: choice, choices: [false, true]}
+points:
+  - {optimizer.lr: 0.001, loss.beyond: false}
+  - {optimizer.lr: 1.0e+30, loss.beyond: false}  # overflows float32
+  - {optimizer.lr: 0.001, loss.beyond: true}
 """
 BAD = (1e30, False)
 BROKEN = (0.001, True)
@@ -80,7 +81,7 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
-    assert "failed:    3 of 4 trials (1 diverged, 2 exception)" in output
+    assert "failed:    2 of 3 trials (1 diverged, 1 exception)" in output
     assert "python -m sweeps status faulty" in output
 
     trials = {setting(trial): trial for trial in state_of(sweeps, "faulty").trials.values()}
@@ -104,7 +105,7 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     assert "mine.py" in output
     code, output = sweeps.run("report", "faulty")
     with (sweeps.storage / "faulty/report/trials.csv").open(newline="") as file:
-        assert sorted(row["cause"] for row in csv.DictReader(file)) == ["", "diverged", "exception", "exception"]
+        assert sorted(row["cause"] for row in csv.DictReader(file)) == ["", "diverged", "exception"]
 
     code, output = sweeps.run("resume", "faulty", timeout=500)
     assert code == 1
@@ -151,7 +152,7 @@ def test_a_trial_that_runs_out_of_memory_goes_on_in_pieces(sweeps: CommandLine):
     assert any("every batch of 1400 images in 2 pieces" in note for note in notes[-1])
     (run,) = (run for run in tracked(sweeps.storage).values() if "trial" in run["tags"])
     assert (run["status"], run["tags"]["micro_batches"]) == ("FINISHED", "2")
-    _, output = sweeps.run("status", "greedy")
+    _, output = sweeps.look("status", "greedy")
     assert "ran out of memory: its batches go in 2 pieces" in output
 
 

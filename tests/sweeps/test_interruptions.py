@@ -86,7 +86,7 @@ def test_signals_at_every_phase_drain_in_time_and_the_sweep_goes_on(sweeps):
 def test_a_closed_terminal_ends_the_sweep_in_order(sweeps):
     """The kernel sends SIGHUP to all that runs in the foreground, and what the driver prints goes nowhere."""
     ours, theirs = os.openpty()
-    process = sweeps.start("run", "digits", "--name", "hung", *SWEEP, terminal=theirs)
+    process = sweeps.start("run", "digits", "--name", "hung", *SWEEP, "search.trials=1", terminal=theirs)
     os.close(theirs)
     closed = threading.Event()
     reader = threading.Thread(target=_show_until, args=(closed, ours))
@@ -129,7 +129,7 @@ def test_an_epoch_that_does_not_end_is_left_and_a_second_interrupt_waits_for_not
 
 @pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
 def test_a_driver_whose_ray_was_killed_ends_and_says_how_to_go_on(sweeps, victim):
-    process = sweeps.start("run", "digits", "--name", "rayless", *SWEEP)
+    process = sweeps.start("run", "digits", "--name", "rayless", *SWEEP, "search.trials=1")
     sweeps.wait_for_record("rayless", "started", process)
     (pid,) = [pid for pid, command in children(process.pid).items() if Path(command.split("\0")[0]).name == victim]
     os.kill(pid, signal.SIGKILL)
@@ -202,9 +202,9 @@ def test_a_sweep_goes_on_where_its_storage_was_moved_to(sweeps, tmp_path):
         (number, seed, "finished") for number in (0, 1) for seed in (42, 3)
     }
     assert_tracked_completely(sweeps, "moved")
-    code, output = sweeps.run("status", "moved")
+    code, output = sweeps.look("status", "moved")
     assert code == 0, output
     assert "edited sweep.storage: was" in output
-    code, output = sweeps.run("resume", "moved", "dataset.canvas=40")
+    code, output = sweeps.look("resume", "moved", "dataset.canvas=40")
     assert code == 2
     assert "dataset.canvas: was 32, now 40" in output

@@ -44,7 +44,7 @@ def test_a_sweep_that_shares_steps_has_the_numbers_of_one_that_does_not(sweeps: 
     trials = SweepState.load(sweeps.journal("later")).trials.values()
     assert {trial.tags["reused_steps"] for trial in trials} == {3}  # all of it
     assert outcomes(sweeps, "later") == outcomes(sweeps, "shared")
-    code, output = sweeps.run("clean", "--dry-run")
+    code, output = sweeps.look("clean", "--dry-run")
     assert code == 0
     assert "0 stages would go" in output
 

@@ -85,19 +85,19 @@ def test_sweep_from_start_to_report(sweeps):
     assert sweeps.journal("demo").read_bytes().startswith(before)
     assert_tracked_completely(sweeps, "demo")
 
-    code, output = sweeps.run("run", "digits", "--name", "demo", *TINY_SWEEP, "loss.alpha=0.5")
+    code, output = sweeps.look("run", "digits", "--name", "demo", *TINY_SWEEP, "loss.alpha=0.5")
     assert code == 2
     assert "loss.alpha: was" in output
-    code, output = sweeps.run("status", "demo", "--json")
+    code, output = sweeps.look("status", "demo", "--json")
     assert code == 0
     assert json.loads(output)["counts"]["finished"] == json.loads(output)["total"] == 8
     runs = tracked(sweeps.storage)
-    code, output = sweeps.run("sync", "demo")
+    code, output = sweeps.look("sync", "demo")
     assert code == 0, output
     assert tracked(sweeps.storage) == runs, "a second projection changes nothing"
-    code, output = sweeps.run("sync", "demo", "--tracking-uri", f"sqlite:///{sweeps.storage}/other.db")
+    code, output = sweeps.look("sync", "demo", "--tracking-uri", f"sqlite:///{sweeps.storage}/other.db")
     assert code == 0, output
-    code, output = sweeps.run("report", "demo")
+    code, output = sweeps.look("report", "demo")
     assert code == 0
     assert "winners of demo" in output
     assert {path.name for path in (sweeps.storage / "demo" / "report").iterdir()} == {
@@ -108,7 +108,7 @@ def test_sweep_from_start_to_report(sweeps):
     }
 
 
-KILLED = [*TINY_SWEEP, "search.splits=[5-5]", "search.trials=3", "search.lag=1"]
+KILLED = [*TINY_SWEEP, "search.splits=[5-5]", "search.trials=3", "search.lag=1", "search.references=[]"]
 KILLED.append("+training.stages=null")  # the second sweep computes what the first has computed
 
 
@@ -184,6 +184,6 @@ def test_wrong_requests_exit_with_2_and_start_nothing(sweeps):
         assert words in output
     assert not list(sweeps.storage.rglob("journal.jsonl"))
     for arguments in (["status", "nobody"], ["resume", "nobody"], ["report", "nobody"], ["run", "nopreset"]):
-        code, output = sweeps.run(*arguments)
+        code, output = sweeps.look(*arguments)
         assert code == 2, output
         assert "->" in output

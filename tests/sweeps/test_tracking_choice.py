@@ -79,12 +79,12 @@ def test_a_sweep_without_its_server_is_synchronised_later(sweeps: CommandLine):
     assert "python -m sweeps sync alone" in output
     state = SweepState.load(sweeps.journal("alone"))
     assert state.config["sweep"]["tracking_optional"] is True
-    code, output = sweeps.run("sync", "alone")
+    code, output = sweeps.look("sync", "alone")
     assert code == 2, "the server it was started with is still away"
     assert NOBODY in output
     later = sweeps.storage / "later.db"
     for _ in range(2):
-        code, output = sweeps.run("sync", "alone", "--tracking-uri", f"sqlite:///{later}")
+        code, output = sweeps.look("sync", "alone", "--tracking-uri", f"sqlite:///{later}")
         assert code == 0, output
         assert statuses(later) == dict.fromkeys(["sweep", *state.trials], "FINISHED")
 
@@ -97,7 +97,7 @@ def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweep
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     for _ in range(2):
-        code, output = sweeps.run("sync", "killed")
+        code, output = sweeps.look("sync", "killed")
         assert code == 0, output
         found = statuses(database)
         assert found["sweep"] == "KILLED"
@@ -107,7 +107,7 @@ def test_runs_of_a_killed_driver_are_closed_by_sync_and_reopened_by_resume(sweep
     assert code == 0, output
     state = SweepState.load(sweeps.journal("killed"))
     assert statuses(database) == dict.fromkeys(["sweep", *state.trials], "FINISHED")
-    code, output = sweeps.run("status", "killed", "--json")
+    code, output = sweeps.look("status", "killed", "--json")
     assert json.loads(output)["counts"]["finished"] == len(state.trials)
 
 
