@@ -162,19 +162,6 @@ def test_killed_worker_is_retried_from_its_checkpoint_and_sigterm_drains(sweeps)
     assert_tracked_completely(sweeps, "worker")
 
 
-@pytest.mark.slow
-def test_a_trial_of_two_ranks(sweeps):
-    """Two gloo processes inside one Ray trial."""
-    ranks = ["training.n_gpus=2", "resources.cpus_per_trial=2", "search.trials=1", "search.references=[]"]
-    code, output = sweeps.run("run", "digits", "--name", "ranks", *TINY_SWEEP, *ranks, "search.splits=[5-5]")
-    assert code == 0, output
-    (trial,) = SweepState.load(sweeps.journal("ranks")).trials.values()
-    assert trial.status == "finished"
-    assert trial.config["training"]["n_gpus"] == 2
-    assert trial.config["training"]["threads"] == 1
-    assert_tracked_completely(sweeps, "ranks")
-
-
 def test_wrong_requests_exit_with_2_and_start_nothing(sweeps):
     code, output = sweeps.run(
         "run", "digits", "search.splits=[3-2]", "loss.lkd=-1", "--tracking-uri", "http://127.0.0.1:9"
