@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bacs import predict
 from bacs.checkpoints import CheckpointFolder
-from bacs.compose import compose
+from bacs.compose import compose, named_plugins
 from bacs.config import RunConfig
 from bacs.errors import RequestError
 from bacs.events import EpochEnded, StepEnded
@@ -20,6 +20,7 @@ from bacs.launch import local_ranks
 from bacs.lineage import run_identity
 from bacs.outputs import Outputs
 from bacs.patience import StorageRefusedError
+from bacs.plugins import allowing
 from bacs.run import ContinualRun, DivergedError
 from bacs.stages import begin
 from bacs.view import RunView
@@ -47,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True)
     try:
         directory = Path(options.config_path) if options.config_path else None
-        config = RunConfig.from_dict(compose(options.config_name, options.overrides, directory))
-        with local_ranks(config, _checkpoint_folder(config)):
-            drive(ContinualRun(config), console)
+        values = compose(options.config_name, options.overrides, directory)
+        with allowing(named_plugins(options.overrides, None if directory is None else values)):
+            config = RunConfig.from_dict(values)
+            with local_ranks(config, _checkpoint_folder(config)):
+                drive(ContinualRun(config), console)
     except RequestError as error:
         return refuse(errors, error)
     except (DivergedError, StorageRefusedError) as error:
@@ -112,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-name", default="config", help="a YAML file of the configuration folder")
-    parser.add_argument("--config-path", default=None, help="a folder of your own YAML files")
+    parser.add_argument(
+        "--config-path",
+        default=None,
+        help="a folder of your own: configurations and groups (loss/, network/, dataset/); the plugins: that its files "
+        "name are loaded",
+    )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides: GROUP=CHOICE or GROUP.KEY=VALUE")
     return parser
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bacs.errors import Fault, RequestError
+from bacs.plugins import SHIPPED, how_to_allow, package_of
 from bacs.retired import retired_faults
 from bacs.schema import number_fault, parse_all
-
-ALLOWED_TARGETS = ("bacs.", "torch.optim.")
-"""Prefixes of the classes that ``_target_`` may name. Anything else could run arbitrary code from a YAML file."""
 
 _DATASET = ("Config", "check", "classes", "channels")
 _CONTRACTS = {
@@ -56,20 +54,21 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
 def _locate(group: str, target: Any) -> type[Any]:
     if not isinstance(target, str):
         raise RequestError.of(f"{group}._target_", f"is {target!r}, not a class path", f"choose {group}=... by name")
-    if not target.startswith(ALLOWED_TARGETS):
-        allowed = " or ".join(ALLOWED_TARGETS)
-        raise RequestError.of(
-            f"{group}._target_", f"is {target!r}, but must start with {allowed}", "put your class inside the package"
-        )
     module, _, name = target.rpartition(".")
+    if package_of(module) is None:  # it could run arbitrary code from a YAML file
+        problem = (
+            f"is {target!r}, but must start with {' or '.join(f'{p}.' for p in SHIPPED)}, or with a plug-in's name"
+        )
+        raise RequestError.of(f"{group}._target_", problem, how_to_allow(module or target))
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RequestError.of(f"{group}._target_", f"is {target!r}: {error}", "correct the class path") from None
+    except Exception as error:  # whatever the code of a plug-in raises
+        problem = f"is {target!r}, which cannot be imported: {type(error).__name__}: {error}"
+        raise RequestError.of(f"{group}._target_", problem, "correct the class path or its module") from None
     if not inspect.isclass(found):
         raise RequestError.of(f"{group}._target_", f"is {target!r}, which is no class", "name a class")
-    if not f"{found.__module__}.".startswith(ALLOWED_TARGETS):  # imported by one of our modules
-        problem = f"is {target!r}, a class of {found.__module__}, but must be one of {' or '.join(ALLOWED_TARGETS)}"
+    if package_of(found.__module__) is None:  # imported by a module that is allowed
+        problem = f"is {target!r}, a class of {found.__module__}, which nobody has allowed"
         raise RequestError.of(f"{group}._target_", problem, f"choose {group}=... by name")
     lacking = [name for name in _CONTRACTS.get(group, ()) if not hasattr(found, name)]
     if lacking:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | 
             raise RequestError.of(config_name, f"cannot be composed: {text}", "correct the file or override") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def named_plugins(overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> list[str]:
+    """The packages that a user has named: in an override ``plugins=[...]``, or in a composed file of his own folder.
+
+    Args:
+        overrides: of the command line.
+        values: what was composed from a folder that the user calls his own; ``None``: the files are not trusted so far.
+    """
+    named = [] if values is None else [values.get("plugins")]
+    parser = OverridesParser.create()
+    for text in overrides:
+        with contextlib.suppress(HydraException, ValueError):  # `compose` says what is wrong with it
+            override = parser.parse_override(text)
+            named += [override.value()] if override.key_or_group == "plugins" else []
+    return [name for names in named if isinstance(names, list) for name in names if isinstance(name, str)]
 
 
 def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:

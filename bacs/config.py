@@ -10,6 +10,7 @@ from typing import Any
 from bacs.compat import CompatConfig
 from bacs.components import Component, parse_component
 from bacs.errors import Fault, RequestError
+from bacs.plugins import name_faults, needed_by
 from bacs.schema import parse_all
 from bacs.step_overrides import loss_at, override_faults
 from bacs.training_config import TrainingConfig, parse_training
@@ -32,13 +33,17 @@ class RunConfig:
     compat: CompatConfig
     ood: Component | None
     """A dataset of classes that the run never meets, to see what the detector makes of them; ``None``: no such test."""
+    plugins: tuple[str, ...]
+    """Packages beside `bacs` that its classes come from."""
     resolved: dict[str, Any]
-    """The plain nested dictionary that this object was made from, with every default filled in."""
+    """The plain nested dictionary that this object was made from, with every default filled in; ``plugins`` only where
+    it needs some."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Raises: RequestError: with the faults of all sections together."""
-        faults = [_unknown_group(key) for key in values if key not in GROUPS + OPTIONAL_GROUPS]
+        faults = [_unknown_group(key) for key in values if key not in (*GROUPS, *OPTIONAL_GROUPS, "plugins")]
+        faults += name_faults(values.get("plugins") or [])
         asked = [group for group in OPTIONAL_GROUPS if values.get(group)]
         parts: dict[str, Any] = dict.fromkeys(OPTIONAL_GROUPS)
         for group in (*GROUPS, *asked):
@@ -47,7 +52,14 @@ class RunConfig:
         faults += check_together(parts)
         if faults:
             raise RequestError(list(dict.fromkeys(faults)))
-        return cls(**parts, resolved={group: _resolved(parts[group]) for group in (*GROUPS, *asked)})
+        resolved = {group: _resolved(parts[group]) for group in (*GROUPS, *asked)}
+        plugins = needed_by(part.target for part in parts.values() if isinstance(part, Component))
+        return cls(**parts, plugins=tuple(plugins), resolved=resolved | ({"plugins": plugins} if plugins else {}))
+
+    @property
+    def groups(self) -> list[str]:
+        """The sections that it has."""
+        return [group for group in self.resolved if group != "plugins"]
 
     def loss_at(self, step: int) -> Component:
         """The method as it is in a step."""

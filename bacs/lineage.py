@@ -25,13 +25,13 @@ VARIES_WITH_STEP = ("split", "shuffle_classes", "overrides_from_step")
 
 def run_identity(config: RunConfig) -> str:
     """16 hex digits: equal for two configurations that differ only in fields that never change a result."""
-    return _digest({group: _acting(config, group, None) for group in config.resolved})
+    return _digest({group: _acting(config, group, None) for group in config.groups})
 
 
 def passive_keys(config: RunConfig) -> set[str]:
     """The dotted keys of the fields that never change a result."""
     keys = set()
-    for group in config.resolved:
+    for group in config.groups:
         schema = _schema(getattr(config, group))
         keys |= {f"{group}.{name}" for name, first in acts_from(schema).items() if first is None} if schema else set()
     return keys
@@ -60,7 +60,7 @@ def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
     steps = split.joint().steps if training.mode == "joint" else split.steps
     # What the original does in train mode at the end of a step changes the model by what the next step asks for.
     acting = step + 1 if config.compat.train_mode_collection else step
-    fields = {group: _acting(config, group, acting) for group in config.resolved if group not in ("dataset", "ood")}
+    fields = {group: _acting(config, group, acting) for group in config.groups if group not in ("dataset", "ood")}
     for name in VARIES_WITH_STEP:
         fields["training"].pop(name, None)
     if acting == 0 and config.loss.factory.plain_step_0:
@@ -73,7 +73,7 @@ def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
     overrides = {first: changes for first, changes in training.overrides_from_step.items() if int(first) <= acting}
     if overrides:
         fields["training"]["overrides_from_step"] = overrides
-    measured = {group: _measuring(config, group) for group in config.resolved}
+    measured = {group: _measuring(config, group) for group in config.groups}
     return {
         "fields": fields,
         "measured": {group: values for group, values in measured.items() if values},

@@ -14,6 +14,7 @@ from bacs.config import RunConfig
 from bacs.data import DomainSplit, SegmentationData, TaskSplit
 from bacs.errors import RequestError
 from bacs.model import Model
+from bacs.plugins import name_faults
 from bacs.schema import parse_all
 from bacs.training_config import TrainingConfig, parse_training
 
@@ -60,8 +61,11 @@ class ModelRecord:
         """The model as it was after ``step``, with random weights.
 
         Raises:
-            RequestError: where the configuration names classes or keys that this version does not know or allow.
+            RequestError: where the configuration names classes or keys that this version does not know or allow, or
+                needs packages that the user has not named.
         """
+        if unnamed := name_faults(self.config.get("plugins") or []):
+            raise RequestError(unnamed)
         section = self.config["network"]
         fresh = {"pretrained_backbone": False} if "pretrained_backbone" in section else {}
         network, faults = parse_component("network", section | fresh)

@@ -17,6 +17,7 @@ from bacs.errors import Fault, RequestError
 from bacs.exits import DONE, FAILED, refuse
 from bacs.media.palette import mask_palette
 from bacs.model_record import ModelRecord
+from bacs.plugins import allowing
 from bacs.predictor import Predictor
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         targets = check(options.bundle, options.images, options.out)
-        predictor = Predictor.load(options.bundle)
+        with allowing(options.plugins):
+            predictor = Predictor.load(options.bundle)
     except RequestError as error:
         return refuse(errors, error)
     except BundleError as error:
@@ -71,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("images", metavar="IMAGE", type=Path, nargs="+", help="a picture of any size")
     made.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs/predictions"), help="where masks go (%(default)s)"
+    )
+    made.add_argument(
+        "--plugins",
+        metavar="PACKAGE,...",
+        type=lambda names: names.split(","),
+        default=[],
+        help="packages of yours that the checkpoint may load",
     )
     return made
 
