@@ -8,42 +8,28 @@ the formula is that of the method's released code with its defects removed; the 
 Half-precision input is computed in float32, also inside autocast. ``reduction="mean"`` never divides by less
 than one pixel, so a batch without a usable pixel gives 0 and zero gradients instead of NaN. Where several ranks train
 together, a mean divides by the pixels of all ranks: averaging the ranks' gradients gives that of one big batch.
+
+A file holds what methods use together, so that an edit of it makes only their steps run again (`bacs.lineage`).
 """
 
-from bacs.losses.functional.class_prototypes import (
-    attraction,
-    class_means,
-    class_sums,
-    matching,
-    repulsion,
-    resize_labels,
-    sparsity,
+from bacs.losses.functional.background_aware import (
+    background_foreground_cross_entropy,
+    bacs_cross_entropy,
+    masked_distillation,
+    seen_weight,
 )
+from bacs.losses.functional.class_prototypes import attraction, class_means, class_sums, matching, repulsion, sparsity
 from bacs.losses.functional.confidence import (
     certain_share,
+    completed_cross_entropy,
     confident_labels,
     histogram_median,
     prediction_entropy,
     score_histogram,
 )
-from bacs.losses.functional.cross_entropies import (
-    background_foreground_cross_entropy,
-    bacs_cross_entropy,
-    completed_cross_entropy,
-    cross_entropy,
-    seen_weight,
-    taught_binary_cross_entropy,
-    unbiased_cross_entropy,
-)
+from bacs.losses.functional.cross_entropy import cross_entropy
 from bacs.losses.functional.detection import detector_weight, focal_loss, margin_to_threshold, threshold_to_margin
-from bacs.losses.functional.distillation import (
-    feature_distillation,
-    foreground_distillation,
-    logit_distillation,
-    masked_distillation,
-    resize_mask,
-    unbiased_distillation,
-)
+from bacs.losses.functional.distillation import feature_distillation, foreground_distillation, logit_distillation
 from bacs.losses.functional.pod import (
     POD_SCALES,
     collapse_new_classes,
@@ -53,6 +39,9 @@ from bacs.losses.functional.pod import (
 )
 from bacs.losses.functional.reductions import IGNORE, Denominator, Reduction
 from bacs.losses.functional.replay import dark_replay, replay_class_weights, transplant
+from bacs.losses.functional.resizing import resize_labels, resize_mask
+from bacs.losses.functional.taught_binary import taught_binary_cross_entropy
+from bacs.losses.functional.unbiased import unbiased_cross_entropy, unbiased_distillation
 
 __all__ = [
     "IGNORE",

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from bacs.distributed import sum_over_ranks, world_size
@@ -20,11 +19,6 @@ from bacs.losses.functional.reductions import IGNORE, Reduction, check_same_shap
 
 _FLOOR = 1e-15
 """Added to divisors, as in the official code."""
-
-
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Label maps (B, H, W) at the resolution (h, w) of a feature map, by nearest neighbour: (B, h, w) int64."""
-    return F.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest").squeeze(1).long()
 
 
 def class_sums(features: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from bacs.losses.functional.reductions import IGNORE, check_same_shape, exact
+from bacs.losses.functional.cross_entropy import cross_entropy
+from bacs.losses.functional.reductions import (
+    IGNORE,
+    Denominator,
+    Reduction,
+    check_same_shape,
+    exact,
+    pixel_count,
+    reduce,
+)
 
 
 def prediction_entropy(logits: Tensor, *, class_mean: bool = False) -> Tensor:
@@ -121,3 +130,30 @@ def certain_share(certain: Tensor, replaced: Tensor, *, official: bool = False) 
     count = replaced.sum(dim=(1, 2)).float()
     share = (certain & replaced).sum(dim=(1, 2)).float() / (count + 1e-6 if official else count.clamp(min=1))
     return share if official else share.masked_fill(count == 0, 1.0)
+
+
+def completed_cross_entropy(
+    logits: Tensor,
+    completed: Tensor,
+    factors: Tensor,
+    labels: Tensor,
+    *,
+    reduction: Reduction = "mean",
+    denominator: Denominator = "valid",
+) -> Tensor:
+    """Cross-entropy on labels that a teacher has completed, image by image weighed (PLOP, Douillard et al. 2021).
+
+    ``-nu_b log softmax(z)_y``.
+
+    Args:
+        logits: (B, K, H, W).
+        completed: (B, H, W), y as of `confident_labels`; what is ``IGNORE`` there costs nothing.
+        factors: (B,), nu as of `certain_share`.
+        labels: (B, H, W), as they were before.
+        reduction: "none" gives (B, H, W).
+        denominator: what "mean" divides by. "valid": the pixels that are not ignored in ``labels``, so those that the
+            teacher is unsure of count. "all": every pixel, as in the official code.
+    """
+    check_same_shape("labels", labels, "completed", completed)
+    loss = cross_entropy(logits, completed, reduction="none")
+    return reduce(loss * factors.to(loss)[:, None, None], pixel_count(labels, denominator), reduction)

@@ -12,6 +12,8 @@ from bacs.distributed import mean_share, world_size
 IGNORE = 255
 """Label of the pixels that are left out of every loss and metric."""
 
+COSINE_FLOOR = 1e-12
+
 Reduction = Literal["none", "mean", "sum"]
 Denominator = Literal["valid", "all"]
 """What a mean divides by: the pixels that are not ``IGNORE``, or all of them (the official codes)."""
@@ -54,3 +56,10 @@ def check_old_classes(old_classes: int, n_classes: int) -> None:
 def check_same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     if x.shape != other.shape:
         raise ValueError(f"{name} {tuple(x.shape)} must have the shape of {other_name} {tuple(other.shape)}")
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine over axis 1; 0 without gradient where a vector vanishes (the usual floor gives huge ones)."""
+    length = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    vanishes = length <= COSINE_FLOOR
+    return ((a * b).sum(dim=1) / length.masked_fill(vanishes, 1.0)).masked_fill(vanishes, 0.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bacs.losses.functional.distillation import cosine
 from bacs.losses.functional.reductions import (
     check_old_classes,
     check_same_shape,
+    cosine,
     divisor,
     exact,
 )
