@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bacs.building import build_method, build_model
+from bacs.building import build_method, build_model, method_at
 from bacs.checkpoints import Snapshot
 from bacs.compat import absent_iou
 from bacs.config import RunConfig
@@ -117,7 +117,7 @@ class ContinualRun:
                 self._to_device()
                 self._remember(step - 1)
             self._late_points = self._points_at(step - 1, self._memory_metrics())
-        self.method = build_method(self.config.loss_at(step), training, self.config.compat)
+        self.method = method_at(self.config, step)
         seed_everything(training.seed, "grow", step)
         if step > 0:
             self.teacher = self.model.snapshot() if self.method.uses_teacher else None

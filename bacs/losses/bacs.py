@@ -74,7 +74,7 @@ class BacsConfig(ReplayConfig):
 
 
 class Bacs(ReplayMethod):
-    """Step 0: cross-entropy + detector loss. Steps >= 1: the sum of
+    """Step 0: cross-entropy and the detector's loss. Steps >= 1: the sum of
 
     - ``bacs_ce``: bg-vs-fg cross-entropy, down-weighted where the teacher sees old foreground, + unbiased CE;
     - ``detector``: focal loss of the head of the current step;
@@ -118,9 +118,6 @@ class Bacs(ReplayMethod):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         projected = None if self.detection is None else self.detection.observe(context, batch, output)
-        if context.step == 0:
-            terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-            return terms | self._detection(context, batch, projected, votes=None)
         taught = self._taught(context, batch)
         votes = None if projected is None else self._votes(context, batch, taught, projected)
         seen = None if votes is None else votes.amax(dim=1)

@@ -83,8 +83,9 @@ class Method(ABC):
     """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
 
     plain_step_0: ClassVar[bool] = True
-    """Whether step 0 is cross-entropy and the detector's term, so that all methods of which this is true share it. A
-    method with terms or a state of its own in step 0 sets it to false."""
+    """Whether step 0 is plain cross-entropy and the detector's term. Then `bacs.losses.crossentropy` trains it, nothing
+    of the method's own is called there, and all such methods share it. A method with terms or a state of its own in
+    step 0 sets it to false; its ``terms`` are then called in every step."""
 
     needs_background: ClassVar[bool] = False
     """Whether its terms treat label 0 as background; if so it cannot run on streams of domains, which have none."""
@@ -116,7 +117,8 @@ class Method(ABC):
 
     @abstractmethod
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of the loss, by name; their sum is what is minimised."""
+        """The weighted terms of the loss, by name; their sum is what is minimised. Called in steps >= 1, and in step 0
+        where ``plain_step_0`` is false."""
 
     def detector_term(self, context: StepContext, batch: Batch, output: NetworkOutput) -> dict[str, Tensor]:
         """What the detector adds to the loss of a method that does not ask it; nothing where there is none."""

@@ -43,9 +43,7 @@ class FeatureDistillation(Method):
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
         terms |= self.detector_term(context, batch, output)
-        if context.step > 0:
-            terms |= self._distillation(output, context.taught(batch.images))
-        return terms
+        return terms | self._distillation(output, context.taught(batch.images))
 
     def _distillation(self, output: NetworkOutput, taught: NetworkOutput) -> dict[str, Tensor]:
         c = self.config

@@ -34,8 +34,7 @@ class LwF(Method):
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        if context.step > 0:
-            taught = context.taught(batch.images)
-            terms["distillation"] = self.config.kd_weight * functional.logit_distillation(output.logits, taught.logits)
+        taught = context.taught(batch.images)
+        terms["distillation"] = self.config.kd_weight * functional.logit_distillation(output.logits, taught.logits)
         terms |= self.detector_term(context, batch, output)
         return terms

@@ -37,15 +37,12 @@ class MiB(Method):
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
-        if context.step == 0:
-            terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        else:
-            taught = context.taught(batch.images)
-            distillation = functional.unbiased_distillation(output.logits, taught.logits)
-            terms = {
-                "unbiased_ce": self._classification(context, batch, output.logits),
-                "distillation": self.config.kd_weight * distillation,
-            }
+        taught = context.taught(batch.images)
+        distillation = functional.unbiased_distillation(output.logits, taught.logits)
+        terms = {
+            "unbiased_ce": self._classification(context, batch, output.logits),
+            "distillation": self.config.kd_weight * distillation,
+        }
         terms |= self.detector_term(context, batch, output)
         return terms
 

@@ -36,7 +36,7 @@ class OutputDistillation(Method):
         output = context.model(batch.images)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
         terms |= self.detector_term(context, batch, output)
-        if context.step > 0 and self.config.lambda_distill > 0:
+        if self.config.lambda_distill > 0:
             taught = context.taught(batch.images)
             distillation = functional.foreground_distillation(output.logits, taught.logits)
             terms["distillation"] = self.config.lambda_distill * distillation

@@ -75,14 +75,11 @@ class PLOP(Method):
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
-        if context.step == 0:
-            terms = {"cross_entropy": functional.cross_entropy(output.logits, batch.labels)}
-        else:
-            taught = context.taught(batch.images)
-            terms = {
-                "pseudo_ce": self._classification(context, batch, output.logits, taught.logits),
-                "pod": self._pod(context, output, taught),
-            }
+        taught = context.taught(batch.images)
+        terms = {
+            "pseudo_ce": self._classification(context, batch, output.logits, taught.logits),
+            "pod": self._pod(context, output, taught),
+        }
         terms |= self.detector_term(context, batch, output)
         return terms
 

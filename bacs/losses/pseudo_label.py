@@ -33,9 +33,7 @@ class PseudoLabel(Method):
 
     def terms(self, context: StepContext, batch: Batch) -> dict[str, Tensor]:
         output = context.model(batch.images)
-        labels = batch.labels
-        if context.step > 0:
-            labels = pseudo_labels(labels, context.taught(batch.images).logits, self.config.confidence)
+        labels = pseudo_labels(batch.labels, context.taught(batch.images).logits, self.config.confidence)
         terms = {"cross_entropy": functional.cross_entropy(output.logits, labels)}
         terms |= self.detector_term(context, batch, output)
         return terms

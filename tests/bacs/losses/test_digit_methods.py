@@ -64,10 +64,6 @@ def test_pseudo_labels_replace_background_alone():
 
 def test_pseudo_label_trains_on_the_teachers_view_from_step_1_on():
     method = PseudoLabel(PseudoLabelConfig())
-    batch = batch_of(0, 1, 2)
-    context = context_at(0, unet())
-    plain = functional.cross_entropy(context.model.eval()(batch.images).logits, batch.labels)
-    torch.testing.assert_close(method.terms(context, batch)["cross_entropy"], plain)
     later, batch = context_at(1, unet()), batch_of(0, 3, 4)
     seen = torch.where(batch.labels == 0, later.teacher(batch.images).logits.argmax(dim=1), batch.labels)
     assert (seen != batch.labels).any()
