@@ -18,6 +18,7 @@ from bacs.events import EpochEnded, StepEnded
 from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
+from bacs.origin import MIXED, Origin, refuse_changes
 from bacs.outputs import Outputs
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
@@ -25,6 +26,7 @@ from bacs.run import ContinualRun, DivergedError
 from bacs.stages import begin
 from bacs.view import RunView
 
+ALLOW_OTHER_CODE = "--allow-other-code"
 PICTURES, RESULTS = Path("runs/pictures"), Path("runs/results")
 """Where runs without checkpoints leave both: a folder each, by ``training.exp_name`` or identity."""
 
@@ -51,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = compose(options.config_name, options.overrides, directory)
         with allowing(named_plugins(options.overrides, None if directory is None else values)):
             config = RunConfig.from_dict(values)
+            if not options.allow_other_code:
+                _refuse_other_code(config)
+            origin = Origin.of(config)
             with local_ranks(config, _checkpoint_folder(config)):
-                drive(ContinualRun(config), console)
+                drive(ContinualRun(config), origin, console)
     except RequestError as error:
         return refuse(errors, error)
     except (DivergedError, StorageRefusedError) as error:
@@ -61,7 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def drive(run: ContinualRun, console: Console) -> None:
+def _refuse_other_code(config: RunConfig) -> None:
+    """Where the checkpoints of a run were written by other code than that of now."""
+    path = _checkpoint_folder(config)
+    meta = None if path is None else CheckpointFolder(path, run_identity(config)).latest_meta()
+    if meta is not None:
+        refuse_changes(str(path), meta.get("origin"), "give the run a name: training.exp_name=OTHER", ALLOW_OTHER_CODE)
+
+
+def drive(run: ContinualRun, origin: Origin, console: Console) -> None:
     """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them.
 
     Results and pictures lie beside the checkpoints, or, without these, under ``runs``.
@@ -75,8 +88,8 @@ def drive(run: ContinualRun, console: Console) -> None:
     path = _checkpoint_folder(run.config)
     folder, shared = None, None
     if path is not None:
-        folder = CheckpointFolder(path, run_identity(run.config), notice)
-        shared = begin(run, folder, notice)
+        folder = CheckpointFolder(path, run_identity(run.config), notice, origin.state)
+        shared = begin(run, folder, origin, notice)
         for note in folder.notes:
             notice(note)
         if shared is not None and shared.taken:
@@ -86,7 +99,9 @@ def drive(run: ContinualRun, console: Console) -> None:
     console.print(f"results: {results}", markup=False, soft_wrap=True)
     if run.media.draws:
         console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
-    outputs = Outputs(results, pictures, notice)
+    if origin.mixed:
+        notice(f"{MIXED}: {', '.join(origin.mixed)} changed on the way; results say so")
+    outputs = Outputs(results, pictures, notice, origin)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
         for event in run.events():
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
@@ -95,6 +110,8 @@ def drive(run: ContinualRun, console: Console) -> None:
                     shared.give(event.step)
             outputs.after(event, run)
             view.show(event)
+    if origin.mixed:
+        notice(f"{MIXED}: these numbers come from several codes")
 
 
 def _checkpoint_folder(config: RunConfig) -> Path | None:
@@ -120,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="a folder of your own: configurations and groups (loss/, network/, dataset/); the plugins: that its files "
         "name are loaded",
+    )
+    parser.add_argument(
+        ALLOW_OTHER_CODE,
+        action="store_true",
+        help="go on from checkpoints that other code or libraries have written; later results are marked as mixed",
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides: GROUP=CHOICE or GROUP.KEY=VALUE")
     return parser

@@ -11,6 +11,7 @@ from bacs.losses.crossentropy import CrossEntropy, CrossEntropyConfig
 from bacs.losses.detection import Detection
 from bacs.model import Model
 from bacs.networks import TOKEN_INITS
+from bacs.step_overrides import loss_at
 from bacs.training_config import TrainingConfig
 
 
@@ -28,7 +29,8 @@ def method_at(config: RunConfig, step: int) -> Method:
     Raises:
         RequestError: the method keeps a state across steps, which a plain step 0 would not fill.
     """
-    method = build_method(config.loss_at(step), config.training, config.compat)
+    loss = loss_at(config.loss, config.training.overrides_from_step, step)
+    method = build_method(loss, config.training, config.compat)
     if step > 0 or not method.plain_step_0:
         return method
     if type(method).build_state is not Method.build_state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bacs.bundle import BundleError, bundle_names, load_bundle, save_bundle
+from bacs.bundle import BundleError, bundle_names, load_bundle, load_meta, save_bundle
 from bacs.patience import patiently
 
 KEPT_EPOCHS = 2
@@ -55,17 +56,25 @@ def stage_name(step: int) -> str:
 class CheckpointFolder:
     """``stage-<step>/`` and ``epoch-<step>-<epoch>/`` below one folder. One process at a time may save."""
 
-    def __init__(self, folder: Path, identity: str, notice: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        notice: Callable[[str], None] | None = None,
+        origin: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         """Args:
         folder: of the bundles; made when the first one is saved.
         identity: of the configuration; bundles written under another one are passed over.
         notice: is told while a save waits for storage; else it stands in ``notes``.
+        origin: gives what every bundle shall say of the code behind it (`bacs.origin`).
         """
         self.folder = folder
         self.identity = identity
         self.notes: list[str] = []
         """What was found damaged and passed over, for the user."""
         self._notice = notice or self.notes.append
+        self._origin = origin
 
     def save(self, snapshot: Snapshot) -> None:
         """Makes the snapshot durable, then drops the epochs that it makes needless.
@@ -77,6 +86,8 @@ class CheckpointFolder:
         """
         place = _Place(snapshot.step, snapshot.epoch)
         meta = {**snapshot.meta, "identity": self.identity, "step": place.step, "epoch": place.epoch}
+        if self._origin is not None:
+            meta["origin"] = self._origin()
         patiently(
             lambda: save_bundle(self.folder / place.name, snapshot.tensors, meta),
             f"the checkpoint {place.name}",
@@ -100,6 +111,15 @@ class CheckpointFolder:
         if lost:
             self.notes.append(f"trains step {step} again: no checkpoint of its end can be used")
         return found
+
+    def latest_meta(self) -> dict[str, Any] | None:
+        """The metadata of the last place that can be read, without its tensors; ``None``: there is none."""
+        for place in sorted(self._places(), key=lambda place: (place.step, *place.order), reverse=True):
+            with contextlib.suppress(BundleError):
+                meta: dict[str, Any] = load_meta(self.folder / place.name)["meta"]
+                if meta.get("identity") == self.identity:
+                    return meta
+        return None
 
     def stages_done(self) -> int:
         """Steps up to the last whose end was saved; whether that can be used shows when it is loaded."""

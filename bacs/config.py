@@ -12,7 +12,7 @@ from bacs.components import Component, parse_component
 from bacs.errors import Fault, RequestError
 from bacs.plugins import name_faults, needed_by
 from bacs.schema import parse_all
-from bacs.step_overrides import loss_at, override_faults
+from bacs.step_overrides import override_faults
 from bacs.training_config import TrainingConfig, parse_training
 
 COMPONENTS = ("dataset", "network", "optimizer", "scheduler", "loss")
@@ -60,10 +60,6 @@ class RunConfig:
     def groups(self) -> list[str]:
         """The sections that it has."""
         return [group for group in self.resolved if group != "plugins"]
-
-    def loss_at(self, step: int) -> Component:
-        """The method as it is in a step."""
-        return loss_at(self.loss, self.training.overrides_from_step, step)
 
     @property
     def notes(self) -> list[str]:

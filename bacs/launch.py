@@ -26,6 +26,7 @@ from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
 from bacs.distributed import wait_for_all
 from bacs.errors import RequestError
+from bacs.fingerprint import run_code
 from bacs.lineage import run_identity
 from bacs.patience import StorageRefusedError
 from bacs.run import ContinualRun, DivergedError
@@ -75,6 +76,7 @@ def local_ranks(config: RunConfig, checkpoints: Path | None) -> Iterator[None]:
             "world": world,
             "meeting": meeting,
             "parent": os.getpid(),
+            "code": run_code(config).modules,
         }
         (Path(scratch) / "task.json").write_text(json.dumps(task), encoding="utf-8")
         for library in ("GLOO", "NCCL"):  # the ranks talk on one machine: no other shall reach their sockets
@@ -101,6 +103,8 @@ def follow(task_file: Path, rank: int) -> int:
     config = RunConfig.from_dict(task["config"])
     dist.init_process_group(task["backend"], task["meeting"], timeout=TIMEOUT, rank=rank, world_size=task["world"])
     try:
+        if run_code(config).modules != task["code"]:
+            raise RuntimeError("the code was edited while the ranks started; start again")
         run = ContinualRun(config)
         if task["checkpoints"]:
             wait_for_all()  # rank 0 may take over shared steps

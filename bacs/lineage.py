@@ -1,7 +1,7 @@
 """What the outcome of a stage depends on, as a readable pre-image and its hash.
 
-Stage t is a function of its configuration fields that act up to step t, the data, the seed, the numeric setting and
-the version of the code (DESIGN: a run is a chain of stages).
+Stage t is a function of its configuration fields that act up to step t, the data, the seed, the numeric setting, the
+code that acts on it and the libraries that this uses (DESIGN: a run is a chain of stages).
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from bacs import __version__
 from bacs.building import build_method
 from bacs.components import Component
 from bacs.config import RunConfig, classes_of, domains_of
 from bacs.data import parse_split
+from bacs.fingerprint import acting_code, libraries
 from bacs.precision import Numerics
 from bacs.schema import acts_from, measuring
 
+DEVICE_FIELDS = ("device", "model")
 VARIES_WITH_STEP = ("split", "shuffle_classes", "overrides_from_step")
 """Training fields that enter through what they make of the steps so far instead of by their text."""
 
@@ -39,17 +41,32 @@ def passive_keys(config: RunConfig) -> set[str]:
 
 def stage_key(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> str:
     """16 hex digits that name the outcome of stage ``step``."""
-    return _digest(stage_preimage(config, step, manifest, numerics))
+    return key_of(stage_preimage(config, step, manifest, numerics))
 
 
 def stage_preimage(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> dict[str, Any]:
     """Everything that the outcome of stage ``step`` depends on, and what is measured in it, readable."""
-    return {
+    code = acting_code(config, step)
+    described = numerics.describe()
+    preimage = {
         **acting_fields(config, step),
         "data": manifest,
-        "numerics": numerics.describe(),
-        "version": __version__,
+        "numerics": described,
+        "code": code.modules,
+        "libraries": libraries(config, code),
     }
+    return on_any_device(preimage) if config.training.any_device else preimage
+
+
+def on_any_device(preimage: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the kind of device, of which only the last digits of a result depend."""
+    numerics = {name: value for name, value in preimage["numerics"].items() if name not in DEVICE_FIELDS}
+    return {**preimage, "numerics": numerics}
+
+
+def key_of(preimage: Mapping[str, Any]) -> str:
+    """16 hex digits."""
+    return _digest(preimage)
 
 
 def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
@@ -115,6 +132,6 @@ def _values(part: Any) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else dataclasses.asdict(settings)
 
 
-def _digest(preimage: dict[str, Any]) -> str:
+def _digest(preimage: Mapping[str, Any]) -> str:
     text = json.dumps(preimage, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bacs.events import Event, Picture, RunEnded, StepEnded
 from bacs.media import save_picture
+from bacs.origin import Origin
 from bacs.patience import refusal
 from bacs.report import write_results
 from bacs.run import ContinualRun
@@ -15,11 +16,19 @@ from bacs.run import ContinualRun
 class Outputs:
     """Writes them as a run goes on; what storage refuses is kept and written with the next step."""
 
-    def __init__(self, results: Path, pictures: Path, notice: Callable[[str], None]) -> None:
-        """Args: notice: is told what could not be written."""
+    def __init__(
+        self, results: Path, pictures: Path, notice: Callable[[str], None], origin: Origin | None = None
+    ) -> None:
+        """Args:
+        results: folder of the tables.
+        pictures: folder of the pictures.
+        notice: is told what could not be written.
+        origin: of the run, which is written beside the tables.
+        """
         self.results = results
         self.pictures = pictures
         self._notice = notice
+        self._origin = origin
         self._waiting: list[Picture] = []
 
     def after(self, event: Event, run: ContinualRun) -> None:
@@ -35,7 +44,7 @@ class Outputs:
     def _write_results(self, run: ContinualRun) -> None:
         self._draw_waiting()
         try:
-            write_results(self.results, run.history())
+            write_results(self.results, run.history(), self._origin)
         except OSError as error:
             self._notice(f"results are not written, the next step tries again: {refusal(self.results, error)}")
 

@@ -29,8 +29,16 @@ class Numerics:
 
     def describe(self) -> dict[str, str | int]:
         precision = "bfloat16" if self.mixed else "float32"
-        world = world_size()
-        return {"device": self.device.type, "precision": precision, "threads": self.threads, "world": world}
+        facts = {"device": self.device.type, "model": self.model, "precision": precision}
+        return {**facts, "threads": self.threads, "world": world_size()}
+
+    @property
+    def model(self) -> str:
+        """The kind of device, on which the last digits of sums depend: that of the GPU or, on CPUs, the instruction set
+        that PyTorch dispatches to."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return torch.backends.cpu.get_cpu_capability()
 
 
 def set_up_numerics(

@@ -18,21 +18,28 @@ from typing import Any
 from bacs.bundle import BundleError, copy_bundle, load_meta
 from bacs.checkpoints import CheckpointFolder, stage_name
 from bacs.distributed import wait_for_all
-from bacs.lineage import stage_key, stage_preimage
+from bacs.lineage import key_of, on_any_device, stage_key, stage_preimage
+from bacs.origin import Origin
 from bacs.run import ContinualRun
 
-_OF_THE_RUN = ("identity", "model")
+_OF_THE_RUN = ("identity", "model", "origin")
 """Metadata of a checkpoint that differs between runs that share the stage."""
+_OF_THE_STORE = ("preimage", "devices")
+_ALIASES = ".any-device"
+"""Folder of links to stages by the key that they would have on any device."""
 
 
 class StageStore:
-    """``<root>/<key>/``, complete or not there. Safe for any number of processes on any number of machines."""
+    """``<root>/<key>/``, complete or not there. Safe for any number of processes on any number of machines.
+
+    A stage may also be asked for by the key that it would have whatever device computed it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def has(self, key: str) -> bool:
-        return (self.root / key / "meta.json").exists()
+        return (self._place(key) / "meta.json").exists()
 
     def keys(self) -> list[str]:
         """Of all stages, those used last at the end."""
@@ -49,11 +56,22 @@ class StageStore:
         Raises:
             BundleError: the stage is missing or damaged.
         """
-        preimage: dict[str, Any] = load_meta(self.root / key)["meta"]["preimage"]
+        preimage: dict[str, Any] = load_meta(self._place(key))["meta"]["preimage"]
         return preimage
 
-    def put(self, key: str, bundle: Path, preimage: dict[str, Any]) -> bool:
+    def devices(self, key: str) -> list[str]:
+        """Those that computed a stage. Raises: BundleError: it is missing or damaged."""
+        devices: list[str] = load_meta(self._place(key))["meta"].get("devices", [])
+        return devices
+
+    def put(self, key: str, bundle: Path, preimage: dict[str, Any], devices: list[str] | None = None) -> bool:
         """Keeps the outcome that a checkpoint holds. Returns: whether it was not there yet.
+
+        Args:
+            key: of the stage.
+            bundle: the checkpoint.
+            preimage: what the key is the hash of.
+            devices: that have computed it.
 
         Raises:
             BundleError: the checkpoint is damaged.
@@ -62,7 +80,9 @@ class StageStore:
         if self.has(key):
             return False
         meta = {name: value for name, value in load_meta(bundle)["meta"].items() if name not in _OF_THE_RUN}
-        return copy_bundle(bundle, self.root / key, meta | {"preimage": preimage})
+        put = copy_bundle(bundle, self.root / key, meta | {"preimage": preimage, "devices": devices or []})
+        self._link(key, key_of(on_any_device(preimage)))
+        return put
 
     def take(self, key: str, target: Path, of_the_run: dict[str, Any]) -> None:
         """Copies a stage to where a checkpoint is expected.
@@ -71,16 +91,17 @@ class StageStore:
             BundleError: the stage is missing or damaged.
             OSError: storage refused.
         """
-        meta = {name: value for name, value in load_meta(self.root / key)["meta"].items() if name != "preimage"}
-        copy_bundle(self.root / key, target, meta | of_the_run)
+        place = self._place(key)
+        meta = {name: value for name, value in load_meta(place)["meta"].items() if name not in _OF_THE_STORE}
+        copy_bundle(place, target, meta | of_the_run)
         with contextlib.suppress(OSError):  # used now: cleaning begins with the stage that was used longest ago
-            os.utime(self.root / key / "meta.json")
+            os.utime(place / "meta.json")
 
     def remove(self, key: str) -> None:
         """At once for all who look for it; who is reading it finds it damaged."""
         gone = self.root / f".{key}.{uuid.uuid4().hex[:8]}.tmp"
         with contextlib.suppress(FileNotFoundError):
-            (self.root / key).rename(gone)
+            self._place(key).resolve().rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
     def clear_drafts(self, older_than_seconds: float) -> None:
@@ -89,23 +110,53 @@ class StageStore:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < time.time() - older_than_seconds:
                     shutil.rmtree(path, ignore_errors=True)
+        for link in (self.root / _ALIASES).glob("*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink(missing_ok=True)
+
+    def _place(self, key: str) -> Path:
+        place = self.root / key
+        return place if place.exists() else self.root / _ALIASES / key
+
+    def _link(self, key: str, alias: str) -> None:
+        """Lets a stage be found by another key too; the newest stage of several has it."""
+        if alias == key:
+            return
+        folder = self.root / _ALIASES
+        draft = folder / f"{alias}.{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(OSError):  # who asks by that key computes it again
+            folder.mkdir(exist_ok=True)
+            draft.symlink_to(Path("..") / key)
+            draft.replace(folder / alias)
 
 
-def begin(run: ContinualRun, checkpoints: CheckpointFolder, notice: Callable[[str], None]) -> SharedStages | None:
+def begin(
+    run: ContinualRun, checkpoints: CheckpointFolder, origin: Origin, notice: Callable[[str], None]
+) -> SharedStages | None:
     """Restores a run from its checkpoints or, where they reach further, from steps that others have finished.
 
     Other ranks restore by themselves, once this one has called it.
+
+    Args:
+        run: that has not begun.
+        checkpoints: of the run.
+        origin: of the run; learns what the steps behind it were computed by.
+        notice: is told what could not be shared.
 
     Returns:
         What it shares with others; ``None`` where ``training.stages`` names no folder.
     """
     folder = run.config.training.stages
+    origin.computes_on(run.numerics)
     shared = None
     if folder is not None:
-        shared = SharedStages(StageStore(Path(folder)), run, checkpoints, notice)
+        shared = SharedStages(StageStore(Path(folder)), run, checkpoints, origin, notice)
         shared.take()
     wait_for_all()
-    run.restore(checkpoints.latest())
+    snapshots = checkpoints.latest()
+    run.restore(snapshots)
+    if snapshots:
+        origin.take_over(snapshots[-1].meta.get("origin"))
     return shared
 
 
@@ -113,10 +164,16 @@ class SharedStages:
     """What one run takes from a store and gives to it."""
 
     def __init__(
-        self, store: StageStore, run: ContinualRun, checkpoints: CheckpointFolder, notice: Callable[[str], None]
+        self,
+        store: StageStore,
+        run: ContinualRun,
+        checkpoints: CheckpointFolder,
+        origin: Origin,
+        notice: Callable[[str], None],
     ) -> None:
-        """Args: notice: is told what could not be shared."""
-        self._store, self._run, self._checkpoints, self._notice = store, run, checkpoints, notice
+        """Args: as those of :func:`begin`."""
+        self._store, self._run, self._checkpoints = store, run, checkpoints
+        self._origin, self._notice = origin, notice
         self.keys = [self._key(step) for step in range(run.split.n_steps)]
         """Of every step of the run."""
         self.taken = 0
@@ -134,24 +191,35 @@ class SharedStages:
                 return
 
     def give(self, step: int) -> None:
-        """Stores a step whose checkpoint has just been saved."""
+        """Stores a step whose checkpoint has just been saved, unless it is not what its key promises."""
+        any_device = self._run.config.training.any_device
+        if self._origin.mixed or not (any_device or self._origin.is_pure):
+            causes = ", ".join(self._origin.mixed or self._origin.devices)
+            self._notice(f"step {step} is not shared, as several codes or devices have a part in it: {causes}")
+            return
         preimage = stage_preimage(self._run.config, step, self._run.data.manifest, self._run.numerics)
+        bundle = self._checkpoints.folder / stage_name(step)
         try:
-            self._store.put(self.keys[step], self._checkpoints.folder / stage_name(step), preimage)
+            self._store.put(self.keys[step], bundle, preimage, self._origin.devices)
         except (BundleError, OSError) as error:  # whoever needs it computes it
             self._notice(f"step {step} is not shared: {error}")
 
     def _took(self, step: int) -> bool:
-        of_the_run = {"identity": self._checkpoints.identity, "model": self._run.record.state()}
+        key = self.keys[step]
         try:
-            self._store.take(self.keys[step], self._checkpoints.folder / stage_name(step), of_the_run)
+            devices = self._store.devices(key)
+            origin = self._origin.state() | {"devices": devices}
+            of_the_run = {"identity": self._checkpoints.identity, "model": self._run.record.state(), "origin": origin}
+            self._store.take(key, self._checkpoints.folder / stage_name(step), of_the_run)
         except BundleError as error:
             self._notice(f"passed over a shared step: {error}")
-            self._store.remove(self.keys[step])
+            self._store.remove(key)
             return False
         except OSError as error:
             self._notice(f"step {step} is computed again: {error}")
             return False
+        if others := [device for device in devices if device not in self._origin.devices]:
+            self._notice(f"steps 0 to {step} were computed on {', '.join(others)} (training.any_device)")
         return True
 
     def _key(self, step: int) -> str:

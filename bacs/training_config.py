@@ -101,6 +101,10 @@ class TrainingConfig:
     sweep: bool = knob(False)
     """Train on a tenth of each step's images, drawn once by ``seed``."""
 
+    any_device: bool = knob(False, acts_from=None)
+    """Take shared steps that were computed on another kind of GPU, or by CPUs with other instructions, too: results may
+    then differ in their last digits from those of one device, and say so."""
+
     name: str = knob("run", acts_from=None)
     exp_name: str | None = knob(None, acts_from=None)
     ckpt_dir: str | None = knob(None, acts_from=None)

@@ -5,11 +5,13 @@ It is the truth. Studies, early-stopping rungs, tracking runs and tables are reb
 Kinds and their fields (besides ``seq``, ``time`` in unix seconds, ``kind``):
 
 ==========  ====================================================================================
-created     sweep, uid, config, space, versions, driver, warm: [{sweep, splits, seeds, params, values}, ...]
-resumed     driver, repaired_bytes (of a half-written last line that was cut off)
+created     sweep, uid, config, space, versions, driver, warm: [{sweep, splits, seeds, params, values}, ...],
+            code {fingerprint, commit, dirty, code: {module: digest}, libraries}
+resumed     driver, repaired_bytes (of a half-written last line that was cut off), code as above,
+            allow_other_code, where the user let it go on under other code
 suggested   trial (key), number, role (trial | joint | finetune), split, seed, params, config, tags
 placed      trial, config (of a trial whose resources or folders were edited)
-started     trial, attempt (1-based), host, pid
+started     trial, attempt (1-based), host, pid, origin {fingerprint, commit, dirty, libraries, devices, mixed}
 reported    trial, step (1-based), epoch, points: [[metric, x, value, time in unix seconds], ...],
             stop {step, epoch, reason, audited} where early stopping objects to what these points say:
             a `stopped` follows, or, if it is audited, the trial goes on
@@ -18,7 +20,7 @@ finished    trial, final {metric: value}, seconds
 failed      trial, cause, reason, traceback, will_retry, charged
 reopened    trial
 edited      changes: {dotted key: [old, new]}
-ended       status (finished | failed | interrupted)
+ended       status (finished | failed | interrupted), bound, edited_code (files that were edited while it ran)
 ==========  ====================================================================================
 
 Any trial record may carry ``tags`` and ``notes`` (texts), which are added to the trial's. `results.records`

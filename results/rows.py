@@ -59,13 +59,45 @@ def pareto_table(state: SweepState) -> list[Row]:
     return [row for name, splits in state.studies().items() for row in _pareto_rows(state, name, splits)]
 
 
+def codes_table(state: SweepState) -> list[Row]:
+    """One row for each code that trials ran on: ``fingerprint`` (empty: not recorded), ``commit``, ``dirty``, what it
+    has other than the one before (``changes``: modules and libraries), and the keys of its ``trials``.
+
+    A trial that several codes have a part in is in the rows of all of them.
+    """
+    rows: dict[str, Row] = {}
+    for trial in state.trials.values():
+        for name in (trial.codes or [""]) if trial.attempts else []:
+            rows.setdefault(name, {"fingerprint": name, "trials": []})["trials"].append(trial.key)
+    known = {code["fingerprint"]: (code, before) for before, code in zip([{}, *state.codes], state.codes, strict=False)}
+    nothing: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for fingerprint, row in rows.items():
+        code, before = known.get(fingerprint, nothing)
+        row |= {"commit": code.get("commit"), "dirty": code.get("dirty"), "changes": _code_changes(before, code)}
+    return sorted(rows.values(), key=lambda row: list(known).index(row["fingerprint"]) if row["fingerprint"] else -1)
+
+
+def _code_changes(before: dict[str, Any], code: dict[str, Any]) -> list[str]:
+    """Names of the modules and libraries in which two codes differ."""
+    if not before:
+        return []
+    pairs = [(before[part], code[part]) for part in ("code", "libraries")]
+    return [name for old, new in pairs for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
 def trials_table(state: SweepState) -> list[Row]:
-    """One row a trial, by number; ``params`` and ``final`` are dictionaries."""
+    """One row a trial, by number; ``params`` and ``final`` are dictionaries.
+
+    ``code`` is the fingerprint of the code and libraries of its last attempt, ``mixed_code`` what had changed since its
+    earlier steps.
+    """
     names = ("number", "key", "role", "split", "seed", "status", "attempts", "step", "epoch", "seconds")
     trials = sorted(state.trials.values(), key=lambda trial: trial.number)
     return [
         {name: getattr(trial, name) for name in names}
         | {"cause": trial.cause, "reason": trial.reason, "params": trial.params, "final": trial.final}
+        | {"code": trial.origin.get("fingerprint"), "commit": trial.origin.get("commit")}
+        | {"dirty": trial.origin.get("dirty"), "mixed_code": ", ".join(trial.origin.get("mixed") or []) or None}
         for trial in trials
     ]
 

@@ -88,6 +88,11 @@ class TrialState:
     """What its attempts had to tell, such as checkpoints that were passed over; each text once."""
     stop: StopDecision | None = None
     """``None``: early stopping never objected to it."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What its last attempt told of itself: ``fingerprint`` of code and libraries, ``commit``, ``dirty``,
+    ``libraries``, ``devices``, ``mixed`` (what changed since its earlier steps). Empty in journals of before."""
+    codes: list[str] = field(default_factory=list)
+    """Fingerprints of the sweep's code under which its attempts ran, each once."""
 
     def total(self, metric: str) -> float:
         """The sum of all its points of a metric."""
@@ -136,6 +141,11 @@ class SweepState:
         """Configurations of earlier sweeps that the search began with: ``sweep``, ``splits``, ``seeds``, ``params`` and
         ``values``, one an objective."""
         self.versions: dict[str, Any] = {}
+        self.codes: list[dict[str, Any]] = []
+        """Of each driver that brought other code or libraries than the one before: ``fingerprint``, ``commit``,
+        ``dirty``, ``code`` (module -> digest), ``libraries``. Empty in journals of earlier versions."""
+        self.allows_other_code = False
+        """Whether the user let it go on under other code."""
         self.trials: dict[str, TrialState] = {}
         self.edits: list[dict[str, Any]] = []
         """Of each edit the changes: dotted key -> [old, new]. They are in `config` already."""
@@ -150,6 +160,8 @@ class SweepState:
         """CPU cores, busy or not, times the seconds for which trials held them: from the start of each attempt to its
         end, or to the last that was heard of it. Not in journals of earlier versions, as is `gpu_seconds`."""
         self.gpu_seconds = 0.0
+        self.edited_code = ""
+        """Files that were edited while it ran, for which it ended before all trials were over."""
         self.endings = 0
         """How many times the sweep ended: a resumed one ends again."""
         self.offset = 0
@@ -193,14 +205,40 @@ class SweepState:
             trial.notes += [note for note in record.get("notes") or [] if note not in trial.notes]
             self._count_held(record.get("held_seconds", 0.0))
             _TRIAL_KINDS[kind](trial, record)
+            if kind == "started" and self.code and self.fingerprint not in trial.codes:
+                trial.codes.append(self.fingerprint)
         elif kind == "created":
             self.sweep, self.uid, self.config = record["sweep"], record["uid"], record.get("config") or {}
             self.space, self.warm = record.get("space") or {}, record.get("warm") or []
             self.versions, self.created_at = record.get("versions") or {}, record["time"]
+            self._take_code(record)
         elif kind == "edited":
             self._edit(record["changes"])
         elif kind in ("resumed", "ended"):
             self._turn(record)
+            self._take_code(record)
+
+    def _take_code(self, record: Record) -> None:
+        code = record.get("code")
+        self.allows_other_code |= bool(record.get("allow_other_code"))
+        if code and code["fingerprint"] != self.fingerprint:
+            self.codes.append(code)
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """That of the last driver; empty where it did not tell."""
+        return self.codes[-1] if self.codes else {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the code and libraries of the last driver."""
+        return str(self.code.get("fingerprint", ""))
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its results come from several codes."""
+        begun = [trial for trial in self.trials.values() if trial.attempts]
+        return len({tuple(trial.codes) for trial in begun}) > 1 or any(len(trial.codes) > 1 for trial in begun)
 
     @property
     def confirms(self) -> str:
@@ -343,6 +381,7 @@ class SweepState:
         self.ended_at = max(record["time"], self.created_at or 0.0) if self.ended else None
         self.end_status = record["status"] if self.ended else ""
         self.end_bound = (record.get("bound") or "") if self.ended else ""
+        self.edited_code = (record.get("edited_code") or "") if self.ended else ""
         self.endings += self.ended
 
 
@@ -351,6 +390,7 @@ def _placed(trial: TrialState, record: Record) -> None:
 
 
 def _started(trial: TrialState, record: Record) -> None:
+    trial.origin = record.get("origin") or {}
     trial.attempts = max(trial.attempts + 1, int(record.get("attempt", 1)))
     trial.started_at = record["time"] if trial.started_at is None else trial.started_at
     trial.attempt_started_at = record["time"]

@@ -14,6 +14,7 @@ from results.confirmation import comparisons_table, contestants_table
 from results.rows import (
     Row,
     attempts,
+    codes_table,
     failures,
     methods_table,
     notes_table,
@@ -28,8 +29,10 @@ from results.state import SweepState, TrialState
 from results.statistics import pairs_needed
 
 __all__ = [
+    "codes_table",
     "methods_table",
     "pareto_table",
+    "render_codes",
     "render_confirmation",
     "render_methods",
     "render_pareto",
@@ -44,6 +47,9 @@ __all__ = [
 ]
 
 _REASON_CHARACTERS = 160
+
+MIXED = "MIXED CODE"
+"""How results are marked that come from several codes."""
 
 METHODS_WIDTH = 116
 """Columns that `render_methods` needs."""
@@ -60,7 +66,8 @@ _METHOD_SCORES = {
 def render_winners(state: SweepState) -> Table:
     """One column a split: the winner, its scores, the references, the winning parameters. Scores are mIoU in 0..1."""
     rows = winners_table(state)
-    table = Table(title=Text(f"winners of {state.sweep}"), title_justify="left")
+    mark = f" ({MIXED})" if state.is_mixed else ""
+    table = Table(title=Text(f"winners of {state.sweep}{mark}"), title_justify="left")
     table.add_column("split")
     for row in rows:
         table.add_column(Text(row["split"]), justify="right")
@@ -87,6 +94,27 @@ def render_winners(state: SweepState) -> Table:
     for key in dict.fromkeys(key for row in rows for key in row["params"]):
         table.add_row(Text(key), *(Text(_value(row["params"].get(key))) for row in rows))
     return table
+
+
+def render_codes(state: SweepState) -> RenderableType:
+    """A line where all trials ran on one code, else a table of the codes and their trials."""
+    rows = codes_table(state)
+    if len(rows) == 1 and not state.is_mixed:
+        return Text(f"code: {_code(rows[0])}")
+    table = Table(title=Text(f"{MIXED}: not all numbers come from the same code"), title_justify="left")
+    for heading in ("code", "trials", "other than before"):
+        table.add_column(heading)
+    for row in rows:
+        names = [_name(state.trials[key]) for key in row["trials"]]
+        table.add_row(*map(Text, [_code(row), ", ".join(names), "\n".join(row["changes"])]))
+    return table
+
+
+def _code(row: Row) -> str:
+    if not row["fingerprint"]:
+        return "not recorded"
+    dirty = ", edited" if row["dirty"] else ""
+    return row["fingerprint"] + (f" (commit {row['commit'][:10]}{dirty})" if row["commit"] else " (no repository)")
 
 
 def render_methods(state: SweepState) -> Table:
@@ -157,6 +185,8 @@ def render_status(
         parts.append(Text(f"warm start: {len(state.warm)} configurations of {', '.join(warm)}"))
     if state.edits:
         parts.append(_edit_lines(state.edits))
+    if state.is_mixed:
+        parts.append(render_codes(state))
     if running:
         parts.append(_running_table(state, running))
     if failed:

@@ -24,6 +24,7 @@ from results.state import SweepState
 from results.stopping_audit import is_on, render_audit, write_audit
 from results.tables import (
     METHODS_WIDTH,
+    render_codes,
     render_confirmation,
     render_methods,
     render_pareto,
@@ -37,6 +38,7 @@ from results.tracking import Tracker
 from sweeps import bounds
 from sweeps.checks import check_request
 from sweeps.clean import checkpoints_to_clean, clean, stages_to_clean
+from sweeps.code import ALLOW_OTHER_CODE, refuse_other_code
 from sweeps.confirm import confirmation
 from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute
@@ -150,6 +152,9 @@ def resume(
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again too")] = False,
+    allow_other_code: Annotated[
+        bool, typer.Option(ALLOW_OTHER_CODE, help="go on from what other code has computed; marks later results")
+    ] = False,
 ) -> None:
     """Continue an interrupted sweep: finished trials stay, others go on from their own last checkpoint.
 
@@ -161,7 +166,7 @@ def resume(
         folder = _folder(name, storage)
         launch = {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
         sweep = edited(_existing_state(folder), folder.parent, overrides or [], launch)
-        _run(sweep, retry_failed=retry_failed)
+        _run(sweep, retry_failed=retry_failed, allow_other_code=allow_other_code)
 
 
 @app.command()
@@ -203,6 +208,7 @@ def report(name: Name, storage: Storage = None) -> None:
         state = _existing_state(folder)
         console = Console()
         console.print(render_winners(state))
+        console.print(render_codes(state))
         if state.confirms:
             console.print(render_confirmation(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
@@ -280,6 +286,9 @@ def clean_command(
     name: Annotated[str | None, typer.Argument(help="a sweep: removes checkpoints of its finished trials")] = None,
     storage: Storage = None,
     max_gb: Annotated[float | None, typer.Option(min=0, help="budget for all shared stages, in GB")] = None,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="also remove stages of other code or libraries than those of now")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
 ) -> None:
     """Remove shared stages that no sweep in the storage consists of; beyond a budget also those used longest ago.
@@ -291,7 +300,10 @@ def clean_command(
         root = Path(storage or "runs").expanduser().absolute()
         if name is not None:
             _existing_state(_folder(name, storage))
-        cleaning = stages_to_clean(root, _bytes(max_gb)) if name is None else checkpoints_to_clean(root / name)
+        if name is None:
+            cleaning = stages_to_clean(root, _bytes(max_gb), other_code=other_code)
+        else:
+            cleaning = checkpoints_to_clean(root / name)
         if not dry_run:
             clean(root, cleaning)
     console = Console(soft_wrap=True, markup=False, highlight=False)
@@ -337,16 +349,26 @@ def _requested(
     return check_request(compose_preset(preset, overrides or [], launch))
 
 
-def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[str, Any]] = ()) -> None:
+def _run(
+    sweep: SweepConfig,
+    *,
+    retry_failed: bool = False,
+    allow_other_code: bool = False,
+    warm: Sequence[dict[str, Any]] = (),
+) -> None:
     console = Console()
+    before, since = _known_state(sweep.folder), time.time()
+    if before is not None and not allow_other_code:
+        refuse_other_code(before, sweep)
     if warm:
         console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
-    before, since = _known_state(sweep.folder), time.time()
     planned = make_forecast(sweep, before).figures
-    state = execute(sweep, console, retry_failed=retry_failed, warm=warm)
+    state = execute(sweep, console, retry_failed=retry_failed, allow_other_code=allow_other_code, warm=warm)
     console.print(render_winners(state))
     if state.confirms:
         console.print(render_confirmation(state))
+    if state.is_mixed:
+        console.print(render_codes(state))
     console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
     mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
     lines = [
@@ -357,6 +379,11 @@ def _run(sweep: SweepConfig, *, retry_failed: bool = False, warm: Sequence[dict[
     if state.end_bound:
         wider = f"{_command('resume', sweep.folder)} {state.end_bound}=MORE"
         lines.insert(0, f"bound:     {bounds.told(sweep, state, state.end_bound)}; go on: {wider}")
+    elif state.edited_code:
+        go_on = f"{_command('resume', sweep.folder)} {ALLOW_OTHER_CODE}"
+        lines.insert(0, f"new code:  {go_on}   (marks later results as mixed)")
+        lines.insert(0, f"restored:  {_command('resume', sweep.folder)}   (with the files as they were)")
+        lines.insert(0, f"stopped:   the code changed while the sweep ran: {state.edited_code}")
     elif state.end_status == "interrupted":
         go_on = _command("resume", sweep.folder)
         lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")

@@ -14,6 +14,7 @@ from bacs.checkpoints import stage_name
 from bacs.config import RunConfig, n_steps
 from bacs.errors import RequestError
 from bacs.lineage import acting_fields
+from bacs.origin import changes_since
 from bacs.stages import StageStore
 from results.journal import is_being_written
 from results.state import SweepState, TrialState
@@ -36,24 +37,32 @@ class Cleaning:
     """Of files that are gone under all of their names."""
 
 
-def stages_to_clean(storage: Path, max_bytes: int | None) -> Cleaning:
-    """Stages that no trial of any sweep in a storage folder consists of, and beyond a budget those used longest ago.
+def stages_to_clean(storage: Path, max_bytes: int | None, *, other_code: bool = False) -> Cleaning:
+    """Stages that no run can find any more, that no trial of any sweep in a storage folder consists of, and beyond a
+    budget those used longest ago.
 
-    Stages of trials that are not over always stay.
+    Stages of trials that are not over always stay, unless other code than that of now computed them and these shall go.
 
     Args:
         storage: with journals, and the store below it.
         max_bytes: budget for all stages; ``None``: none.
+        other_code: whether what other code or libraries have computed shall go too.
     """
     store = StageStore(storage / "stages")
     needed, known = _stages_of_sweeps(storage)
-    identities = {key: _identity_of(store, key) for key in store.keys()}  # noqa: SIM118  # a store is no dictionary
+    preimages = {key: _preimage_of(store, key) for key in store.keys()}  # noqa: SIM118  # a store is no dictionary
+    identities = {key: _identity(preimage) if preimage else "" for key, preimage in preimages.items()}
     sizes = {key: store.size(key) for key in identities}
-    stages = {
-        key: "no trial here consists of it" if identity else "damaged"
-        for key, identity in identities.items()
-        if identity not in known
-    }
+    stages = {}
+    for key, preimage in preimages.items():
+        if not preimage:
+            stages[key] = "damaged"
+        elif "code" not in preimage:
+            stages[key] = "of an earlier version, found by nobody"
+        elif identities[key] not in known:
+            stages[key] = "no trial here consists of it"
+        elif other_code and (changes := changes_since(preimage)):
+            stages[key] = f"of other code: {', '.join(changes)}"
     left = sum(size for key, size in sizes.items() if key not in stages)
     for key, identity in identities.items():  # those used longest ago first
         if max_bytes is None or left <= max_bytes:
@@ -112,18 +121,17 @@ def _identities(trial: TrialState) -> Iterator[str]:
         yield _identity(acting_fields(config, step))
 
 
-def _identity_of(store: StageStore, key: str) -> str:
-    """Of a stage; empty where it is damaged."""
+def _preimage_of(store: StageStore, key: str) -> dict[str, Any]:
+    """Empty where the stage is damaged."""
     try:
-        preimage = store.preimage(key)
+        return store.preimage(key)
     except (BundleError, KeyError):
-        return ""
-    return _identity({name: preimage.get(name) for name in ("fields", "measured", "classes")})
+        return {}
 
 
-def _identity(fields: Mapping[str, Any]) -> str:
+def _identity(preimage: Mapping[str, Any]) -> str:
     """What of a stage the configuration decides; its data and numeric setting only a run knows."""
-    return json.dumps(fields, sort_keys=True)
+    return json.dumps({name: preimage.get(name) for name in ("fields", "measured", "classes")}, sort_keys=True)
 
 
 def _own_bytes(folder: Path) -> int:

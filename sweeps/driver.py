@@ -28,6 +28,7 @@ from results.tables import render_status
 from results.tracking import Tracker
 from sweeps.checks import check_tracking
 from sweeps.cluster import keep_secrets
+from sweeps.code import sweep_code
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.leases import Leases
@@ -45,7 +46,12 @@ VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
 def execute(
-    sweep: SweepConfig, console: Console, *, retry_failed: bool = False, warm: Sequence[dict[str, Any]] = ()
+    sweep: SweepConfig,
+    console: Console,
+    *,
+    retry_failed: bool = False,
+    allow_other_code: bool = False,
+    warm: Sequence[dict[str, Any]] = (),
 ) -> SweepState:
     """Runs whatever of the sweep is not over yet and returns what it came to.
 
@@ -53,6 +59,7 @@ def execute(
         sweep: a checked one.
         console: for progress.
         retry_failed: also run again what has failed for good.
+        allow_other_code: trials may go on from what other code has computed.
         warm: what `sweeps.warm_start` found for a sweep that is new.
 
     Raises:
@@ -67,7 +74,7 @@ def execute(
         with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
-            _open_books(ledger, journal.repaired_bytes, warm)
+            _open_books(ledger, journal.repaired_bytes, warm, allow_other_code=allow_other_code)
             if retry_failed:
                 ledger.reopen_failed()
             if sweep.launch.time_budget_minutes is not None:
@@ -125,17 +132,21 @@ def _say(console: Console, text: str, style: str = "yellow") -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _open_books(ledger: Ledger, repaired_bytes: int, warm: Sequence[dict[str, Any]] = ()) -> None:
+def _open_books(
+    ledger: Ledger, repaired_bytes: int, warm: Sequence[dict[str, Any]] = (), *, allow_other_code: bool = False
+) -> None:
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
+    code = sweep_code(ledger.sweep)
     if ledger.state.created_at is None:
         _refuse_lost_journal(ledger.sweep.folder)
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
         what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": list(warm)}
-        ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, **what)
+        ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, code=code, **what)
         return
-    ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes)
+    allowed = {"allow_other_code": True} if allow_other_code else {}
+    ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes, code=code, **allowed)
     changes = changes_of(ledger.state, ledger.sweep)
     if changes:
         ledger.book("edited", changes=changes)

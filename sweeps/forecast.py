@@ -18,6 +18,7 @@ from search_spaces.stopping import expected_reach
 from sweeps.costs import Cost, CostModel, Sample
 from sweeps.footprint import outcome_bytes
 from sweeps.ledger import trials_at_once
+from sweeps.outdated import Outdated, find_outdated
 from sweeps.past_runs import Loads, PastRuns, disk_kind, past_runs, trial_costs
 from sweeps.planned_trials import PlannedTrial, planned_trials
 from sweeps.probe import probe
@@ -57,6 +58,8 @@ class Forecast:
     """By split: the first step that a suggestion which is not known yet may change."""
     step_bytes: list[float]
     """Of each trial: bytes that the outcome of one of its steps takes."""
+    outdated: Callable[[], Outdated]
+    """Finds, of what is left to compute, what is stored, but by other code. Reads the whole store."""
 
     def cost(self, stage: Stage) -> Cost | None:
         return self.costs.cost(self.works[stage.trials[0]][stage.step])
@@ -165,7 +168,15 @@ def make_forecast(
     samples = past.samples + (_probed(runs, loads) if probing else [])
     step_bytes = _once(runs, lambda run: _step_bytes(run, past, loads))
     tree = StageTree(chains, stored)
-    return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes)
+
+    def outdated() -> Outdated:
+        if shared is None:
+            return Outdated()
+        known = {id(run): run for planned, run in zip(trials, runs, strict=True) if planned.is_known}.values()
+        lengths = ((run, len(loads.of(run).of(run)), loads.of(run).data.manifest) for run in known)
+        return find_outdated(StageStore(Path(shared)), lengths, {stage.key for stage in tree.needed})
+
+    return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes, outdated)
 
 
 def _alone(chain: Chain, number: int) -> Chain:

@@ -14,6 +14,9 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from bacs.config import RunConfig
+from bacs.fingerprint import run_code
+from bacs.plugins import named
 from results.journal import Journal
 from results.objectives import mean_objective
 from results.state import SweepState, TrialState
@@ -27,6 +30,7 @@ from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retri
 from sweeps.settings import SweepConfig, split_name
 from sweeps.studies import split_names, studies, study_settings
 from sweeps.trials import Trial, make_trial, placed
+from trainables.causes import OTHER_CODE
 from trainables.folder import TrialFolder
 
 
@@ -73,6 +77,8 @@ class Ledger:
         """Once set no work is handed out, and workers that die are stopped, not failed."""
         self.waits_for_others = False
         """Whether all that is left needs a step that another sweep computes just now."""
+        self.edited_code = ""
+        """Files that are not as they were when this driver began; nothing more is handed out then."""
         self._leases = leases
         self._closed = False
         self._journal = journal
@@ -113,7 +119,8 @@ class Ledger:
         if trial is None:
             return None
         pieces = extra_pieces(self.state.trials[trial.key])
-        return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces}
+        options = {"plugins": list(named()), "allow_other_code": self.state.allows_other_code}
+        return {"trial": trial.key, "folder": str(self.folder_of(trial.key).path), "pieces": pieces, **options}
 
     def exhausted(self) -> bool:
         """Whether nothing will ever follow: a bound is hit, or every trial is over or was ended by Tune.
@@ -127,7 +134,7 @@ class Ledger:
         return bound_hit(self.sweep, self.state, self.deadline)
 
     def _is_stopped(self) -> bool:
-        return self._closed or self.stopping.is_set() or bool(self._bound())
+        return self._closed or self.stopping.is_set() or bool(self.edited_code) or bool(self._bound())
 
     def _is_complete(self, besides: Container[str] = ()) -> bool:
         trials = self.state.trials.values()
@@ -145,7 +152,7 @@ class Ledger:
         waiting = [trial for trial in self.state.trials.values() if not trial.is_over and trial.key not in self._out]
         if not self._shares_stages():
             return _trial_of(waiting[0]) if waiting else None
-        done = self._prefixes.done(self.state.trials)
+        done = self._done()
         under_way = self._under_way(done)
         self.waits_for_others = False
         for known in waiting:
@@ -158,6 +165,9 @@ class Ledger:
             self.waits_for_others = not under_way
         return None
 
+    def _done(self) -> set[str]:
+        return self._prefixes.done(self.state.trials, self.state.fingerprint)
+
     def _under_way(self, done: Container[str]) -> set[str]:
         """Steps that trials which are out will have computed when they end."""
         trials = [self.state.trials[key] for key in self._out - self._dropped]
@@ -167,7 +177,7 @@ class Ledger:
     def _give_leases_back(self) -> None:
         """All but those on what the trials that are out will compute."""
         if self._leases is not None:
-            self._leases.keep(self._under_way(self._prefixes.done(self.state.trials)))
+            self._leases.keep(self._under_way(self._done()))
 
     def _shares_stages(self) -> bool:
         return self.sweep.base["training"].get("stages") is not None
@@ -263,7 +273,9 @@ class Ledger:
         config = placed(self.sweep, known.config, begun=known.attempts > 0)
         if config != known.config:
             self._book("placed", trial=trial.key, config=config)
-        self.folder_of(trial.key).write_config(config)
+        folder = self.folder_of(trial.key)
+        folder.write_config(config)
+        folder.write_code({"code": run_code(RunConfig.from_dict(config)).modules})
 
     def _plan(self, **what: Any) -> None:
         trial = make_trial(self.sweep, self.state.uid, **what)
@@ -296,7 +308,12 @@ class Ledger:
                     tags["reused_steps"] = report["reused_steps"]
                 if report.get("pieces", 1) > 1 or "micro_batches" in known.tags:
                     tags["micro_batches"] = report.get("pieces", 1)
-                place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"]}
+                origin = report.get("origin") or {}
+                if origin:
+                    tags["code"] = origin["fingerprint"]
+                if origin.get("mixed"):
+                    tags["mixed_code"] = ", ".join(origin["mixed"])
+                place = {"host": report["host"], "pid": report["pid"], "notes": report["notes"], "origin": origin}
                 self._book("started", trial=key, attempt=known.attempts + 1, tags=tags, **place)
             fresh = [point for point in report["points"] if (point[0], point[1]) not in known.points]
             more = {"notes": report["notes"]} if report["kind"] != "started" and report.get("notes") else {}
@@ -341,6 +358,8 @@ class Ledger:
             if known.is_over:
                 return
             ending = Ending(**left, lost_node=lost_node) if left else ending_of(ray_text, lost_node=lost_node)
+            if ending.cause == OTHER_CODE:
+                self.edited_code = ending.reason.removeprefix("OtherCodeError: ")
             retried = will_retry or is_retried(known, ending, self.sweep.launch.max_failures)
             told = {"cause": ending.cause, "reason": ending.reason, "traceback": ending.traceback}
             charged = ending.is_charged and not will_retry
@@ -382,7 +401,8 @@ class Ledger:
             bound = "" if is_done or self.stopping.is_set() else self._bound()  # a signal ends it whatever the bounds
             if bound == TARGET:  # it did what was asked, unless a trial was cut short
                 is_done = all(trial.is_over for trial in self.state.trials.values() if trial.attempts)
-            self._book("ended", status=over if is_done else "interrupted", bound=bound or None)
+            why = {"bound": bound or None} | ({"edited_code": self.edited_code} if self.edited_code else {})
+            self._book("ended", status=over if is_done else "interrupted", **why)
             self._closed = True
 
     def book(self, kind: str, **fields: Any) -> None:

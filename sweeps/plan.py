@@ -10,6 +10,7 @@ from results.state import SweepState
 from results.tables import duration
 from sweeps.forecast import Figures, Forecast
 from sweeps.ledger import planned_total, suggestions_of, trials_at_once
+from sweeps.outdated import Outdated
 from sweeps.plan_tree import render_tree
 from sweeps.planned_trials import LOOKED_AT
 from sweeps.settings import SweepConfig, split_name
@@ -128,6 +129,8 @@ def cost_rows(forecast: Forecast, budget_hours: float | None = None) -> list[tup
     rows.append(
         ("  to compute", f"{needed}" + (f"; {stored} are stored already or not needed any more" if stored else ""))
     )
+    if needed and (outdated := forecast.outdated()).stages:
+        rows.append(("  not reused", _outdated(outdated)))
     if tree.naive:
         rows.append(("saved by sharing", _saving(forecast)))
     if forecast.sweep.stopping.algorithm != "none" and needed:
@@ -169,6 +172,11 @@ def _number(value: float | None, form: str | None) -> str:
     if value is None:
         return "unknown"
     return duration(value) if form is None else form.format(value)
+
+
+def _outdated(outdated: Outdated) -> str:
+    stored = f"{outdated.stages} of these" if outdated.stages > 1 else "1 of these"
+    return f"{stored} is stored, but by other code: {', '.join(outdated.changes)}"
 
 
 def _saving(forecast: Forecast) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bacs.config import RunConfig, n_steps
+from bacs.fingerprint import acting_code
 from bacs.lineage import acting_fields
 from results.state import TrialState
 
@@ -24,9 +25,16 @@ class Prefixes:
             self._known[trial.key] = _prefixes(RunConfig.from_dict(trial.config))
         return self._known[trial.key]
 
-    def done(self, trials: Mapping[str, TrialState]) -> set[str]:
-        """What some trial has finished, and therefore shared."""
-        return {prefix for trial in trials.values() if trial.step for prefix in self.of(trial)[: trial.step]}
+    def done(self, trials: Mapping[str, TrialState], fingerprint: str) -> set[str]:
+        """What some trial has finished, and therefore shared.
+
+        Args:
+            trials: of the sweep.
+            fingerprint: of its code now; what was computed under another one is of no use to others.
+        """
+        codes = [fingerprint] if fingerprint else []
+        sharing = [trial for trial in trials.values() if trial.step and trial.codes == codes]
+        return {prefix for trial in sharing for prefix in self.of(trial)[: trial.step]}
 
     def left_of(self, trial: TrialState, done: set[str]) -> list[str]:
         """The steps that the trial would have to compute itself."""
@@ -36,7 +44,7 @@ class Prefixes:
 def _prefixes(config: RunConfig) -> list[str]:
     dataset = config.resolved["dataset"]
     return [
-        _digest([dataset, config.training.n_gpus, acting_fields(config, step)])
+        _digest([dataset, config.training.n_gpus, acting_fields(config, step), acting_code(config, step).modules])
         for step in range(n_steps(config.dataset, config.training))
     ]
 

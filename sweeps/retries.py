@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from bacs.patience import StorageRefusedError
 from results.state import Failure, TrialState
-from trainables.causes import DIED, DIVERGED, EXCEPTION, OUT_OF_MEMORY, STORAGE, tells_of_memory
+from trainables.causes import (
+    DIED,
+    DIVERGED,
+    EXCEPTION,
+    OTHER_CODE,
+    OUT_OF_MEMORY,
+    STORAGE,
+    OtherCodeError,
+    tells_of_memory,
+)
 from trainables.folder import TrialBusyError
 
 OWN_FAULTS = (DIVERGED, OUT_OF_MEMORY, EXCEPTION)
@@ -35,7 +44,7 @@ class Ending:
     @property
     def is_charged(self) -> bool:
         """Whether it counts against ``sweep.max_failures``."""
-        return self.cause not in (DIVERGED, OUT_OF_MEMORY) and not self.lost_node
+        return self.cause not in (DIVERGED, OUT_OF_MEMORY, OTHER_CODE) and not self.lost_node
 
 
 def ending_of(ray_text: str, *, lost_node: bool = False) -> Ending:
@@ -58,6 +67,8 @@ def _cause_told(error: str) -> str:
     """Of a Python error, from the line that names it."""
     if TrialBusyError.__name__ in error:
         return DIED
+    if OtherCodeError.__name__ in error:
+        return OTHER_CODE
     if StorageRefusedError.__name__ in error:
         return STORAGE
     return OUT_OF_MEMORY if tells_of_memory(error) else EXCEPTION
@@ -69,6 +80,7 @@ def is_retried(trial: TrialState, ending: Ending, max_failures: int) -> bool:
     - ``diverged``: never, for it would diverge again, bit by bit.
     - ``out_of_memory``: once, with every batch in twice as many pieces, if there is anything to cut.
     - ``exception``: not if the same was raised before; else as ``died``.
+    - ``other_code``: by whoever resumes the sweep.
     - ``died`` and ``storage``: ``max_failures`` times since the driver began, and always after a lost machine.
 
     Args:

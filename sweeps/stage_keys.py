@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,8 +25,24 @@ class PlannedNumerics(Numerics):
 
     world: int = 1
 
+    @property
+    def model(self) -> str:
+        """That of this machine's first GPU, as the driver tells it; a GPU itself is not asked."""
+        return _gpu_model() if self.device.type == "cuda" else Numerics.model.__get__(self)
+
     def describe(self) -> dict[str, str | int]:
         return {**Numerics.describe(self), "world": self.world}
+
+
+@functools.cache
+def _gpu_model() -> str:
+    """Empty where this machine has none that NVIDIA's kernel module knows."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip()
+    return ""
 
 
 def planned_numerics(run: RunConfig) -> PlannedNumerics:

@@ -16,6 +16,14 @@ DIED = "died"
 STORAGE = "storage"
 """It refused writes for longer than is worth waiting: a fault of the machine."""
 
+OTHER_CODE = "other_code"
+"""The code or a library is not the one that the sweep was started with, so nothing was computed."""
+
+
+class OtherCodeError(Exception):
+    """Its message lists the files and libraries that differ."""
+
+
 _MEMORY_WORDS = (
     "out of memory",
     "OutOfMemoryError",

@@ -9,12 +9,23 @@ import torch
 from bacs.launch import RankDiedError
 from bacs.patience import REFUSALS, StorageRefusedError
 from bacs.run import DivergedError
-from trainables.causes import DIED, DIVERGED, EXCEPTION, OUT_OF_MEMORY, STORAGE, tells_of_memory
+from trainables.causes import (
+    DIED,
+    DIVERGED,
+    EXCEPTION,
+    OTHER_CODE,
+    OUT_OF_MEMORY,
+    STORAGE,
+    OtherCodeError,
+    tells_of_memory,
+)
 from trainables.folder import TrialBusyError
 
 
 def cause_of(error: BaseException) -> str:
     """One of :mod:`trainables.causes`."""
+    if isinstance(error, OtherCodeError):
+        return OTHER_CODE
     if isinstance(error, DivergedError):
         return DIVERGED
     if isinstance(error, RankDiedError | TrialBusyError):

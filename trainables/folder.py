@@ -53,6 +53,20 @@ class TrialFolder:
         remove_drafts(self.path, path.name)
         patiently(lambda: _write_json(path, config), "a trial's configuration", self.path, _log.warning)
 
+    def write_code(self, code: dict[str, Any]) -> None:
+        """Stores the code that the driver hands the trial out with; see :func:`bacs.origin.changes_since`."""
+        path = self.path / "code.json"
+        remove_drafts(self.path, path.name)
+        patiently(lambda: _write_json(path, code), "a trial's code", self.path, _log.warning)
+
+    def read_code(self) -> dict[str, Any] | None:
+        """``None`` where a driver of an earlier version handed the trial out."""
+        try:
+            code: dict[str, Any] = json.loads((self.path / "code.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return code
+
     def read_config(self) -> dict[str, Any]:
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 

@@ -19,9 +19,12 @@ from bacs.config import RunConfig
 from bacs.events import EpochEnded, Point, RunEnded, StepEnded
 from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
+from bacs.origin import Origin, changes_since
 from bacs.outputs import Outputs
+from bacs.plugins import allow
 from bacs.run import ContinualRun
 from bacs.stages import begin
+from trainables.causes import OtherCodeError
 from trainables.failures import cause_of
 from trainables.folder import TrialFolder
 
@@ -30,18 +33,20 @@ def train_trial(config: dict[str, Any]) -> None:
     """Runs the trial whose folder ``config["folder"]`` names, from wherever its checkpoints stand.
 
     ``config["pieces"]`` cuts every batch, and what is evaluated at a time, into so many pieces more than the
-    configuration asks for: the way out after the trial ran out of memory.
+    configuration asks for: the way out after the trial ran out of memory. ``config["plugins"]`` are the packages that
+    the user has named; ``config["allow_other_code"]`` lets a trial go on from what other code has computed.
 
     Every report carries ``kind`` (started, epoch, step, final, note), ``step`` (1-based count of finished continual
     steps), ``epoch`` (finished epochs of the run) and ``points``. The first report of an attempt repeats the history
     kept in its checkpoint, so nothing that happened while no driver listened is missing.
     """
+    allow(config.get("plugins", ()))
     die_with(os.getppid())  # a worker that outlives its raylet would go on, unheard, beside the next attempt
     folder = TrialFolder(Path(config["folder"]))
     with folder.claim():
         folder.take_error()  # of an attempt whose end no driver saw
         try:
-            _train(folder, config.get("pieces", 1), ray.get_runtime_context().get_node_id())
+            _train(folder, config, ray.get_runtime_context().get_node_id())
         except Exception as error:
             _leave_word(folder, error)
             raise
@@ -54,28 +59,45 @@ def _leave_word(folder: TrialFolder, error: Exception) -> None:
     folder.write_error(*told)
 
 
-def _train(folder: TrialFolder, pieces: int, node: str) -> None:
-    values = folder.read_config()
+def _train(folder: TrialFolder, options: dict[str, Any], node: str) -> None:
+    values, pieces = folder.read_config(), options.get("pieces", 1)
     training = values["training"]
     training["micro_batches"] = training.get("micro_batches", 1) * pieces
     training["eval_batch_size"] = max(1, training["eval_batch_size"] // pieces)
     config = RunConfig.from_dict(values)
+    origin = Origin.of(config)
+    _refuse_other_code(config, folder, allowed=options.get("allow_other_code", False))
     with local_ranks(config, folder.checkpoints):
-        _drive(ContinualRun(config), folder, pieces, node)
+        _drive(ContinualRun(config), origin, folder, pieces, node)
 
 
-def _drive(run: ContinualRun, folder: TrialFolder, pieces: int = 1, node: str = "") -> None:
+def _refuse_other_code(config: RunConfig, folder: TrialFolder, *, allowed: bool) -> None:
+    """Code that was edited after the sweep began, or that is another one on this machine, mixes no results unseen.
+
+    Raises:
+        OtherCodeError: the driver, or the trial's last checkpoint, had other code or libraries.
+    """
+    expected = folder.read_code()
+    if expected is not None and (changes := changes_since(expected)):
+        raise OtherCodeError(", ".join(changes))
+    meta = CheckpointFolder(folder.checkpoints, run_identity(config)).latest_meta()
+    if meta is not None and not allowed and (changes := changes_since(meta.get("origin"))):
+        raise OtherCodeError(", ".join(changes))
+
+
+def _drive(run: ContinualRun, origin: Origin, folder: TrialFolder, pieces: int = 1, node: str = "") -> None:
     def notice(text: str) -> None:
         _report("note", run.steps_done, run.epochs_done, [], notes=[text])
 
-    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config), notice)
-    outputs = Outputs(folder.results, folder.pictures, notice)
-    shared = begin(run, checkpoints, notice)
+    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config), notice, origin.state)
+    outputs = Outputs(folder.results, folder.pictures, notice, origin)
+    shared = begin(run, checkpoints, origin, notice)
     first_stage = stage_key(run.config, 0, run.data.manifest, run.numerics)
     place: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "node": node, "stage.0": first_stage}
     place["reused_steps"] = shared.taken if shared is not None else 0
     place["notes"] = [*run.notes, *checkpoints.notes, *_note_on(pieces, run.config)]
     place["pieces"] = pieces
+    place["origin"] = {name: value for name, value in origin.state().items() if name != "code"}
     _report("started", run.steps_done, run.epochs_done, run.points, **place)
     for event in run.events():
         if isinstance(event, EpochEnded | StepEnded):

@@ -14,9 +14,7 @@ from bacs.data.digit_source import SUBSETS, download_mnist, load_pools, source_c
 from bacs.data.scenario import presence_of
 from bacs.errors import RequestError
 from bacs.schema import acts_from
-
-_GENERATOR_VERSION = 1
-"""Raise it whenever the same settings give other scenes; old caches and stages are then left alone."""
+from bacs.source import digest_of
 
 
 class Digits:
@@ -64,7 +62,9 @@ def _manifest(config: DigitsConfig) -> str:
     """Hash of the generator, of the settings that change a result, and of the digit files."""
     fields = {name: getattr(config, name) for name, step in acts_from(DigitsConfig).items() if step is not None}
     facts = {
-        "generator": _GENERATOR_VERSION,
+        "generator": digest_of(
+            "bacs.data.digit_scenes", "bacs.data.digit_source", stops=("bacs.errors", "bacs.schema")
+        ),
         "settings": fields,
         "digits": source_checksum(config.source, config.root),
     }

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bacs.networks.heads import HEAD_INITS
-
+HEAD_INITS = ("mib", "mib_noise", "random")
+"""How the heads of new classes may start; see :meth:`bacs.networks.heads.GrowingHead.grow`."""
 TOKEN_INITS = ("random", "mean", "background")
 """How the tokens of new classes may start, in networks that have a token a class."""
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bacs.networks.contract import HEAD_INITS
 from bacs.networks.norms import NormConfig
-
-HEAD_INITS = ("mib", "mib_noise", "random")
 
 
 class GrowingHead(nn.Module):

@@ -10,14 +10,17 @@ from typing import Any
 
 from bacs.atomic import replacing
 from bacs.media import animate
+from bacs.origin import Origin
 from bacs.report.history import History
 from bacs.report.tables import class_rows, confusion_lines, lines, record, step_rows
 
 
-def write_results(folder: Path, history: History) -> None:
+def write_results(folder: Path, history: History, origin: Origin | None = None) -> None:
     """Writes what is known so far over what an earlier step, or an earlier run, has left there.
 
-    - ``metrics.json``: see :func:`bacs.report.tables.record`; what is not defined is null.
+    - ``metrics.json``: see :func:`bacs.report.tables.record`; what is not defined is null. With ``mixed_code`` where
+      several codes have a part in it.
+    - ``origin.json``: the code, libraries and devices behind it (:class:`bacs.origin.Origin`).
     - ``steps.csv``, ``classes.csv``, ``confusion-<t>.csv``: what is not defined is empty.
     - ``confusion.gif``: the confusion matrix over training, with ``training.log_animation``.
 
@@ -35,8 +38,16 @@ def write_results(folder: Path, history: History) -> None:
     for path in folder.glob("confusion*"):
         if path.name not in tables and (animation is None or path.name != "confusion.gif"):
             path.unlink()
-    with replacing(folder / "metrics.json") as draft:
-        draft.write_text(json.dumps(_defined(record(history)), indent=1) + "\n", encoding="utf-8")
+    metrics = _defined(record(history))
+    if origin is not None:
+        _write_json(folder / "origin.json", origin.state())
+        metrics |= {"mixed_code": origin.mixed} if origin.mixed else {}
+    _write_json(folder / "metrics.json", metrics)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_table(path: Path, table: list[list[Any]]) -> None:

@@ -17,6 +17,7 @@ from bacs.config import RunConfig
 from bacs.errors import RequestError
 from bacs.events import EpochEnded, StepEnded
 from bacs.lineage import acting_fields, run_identity, stage_key
+from bacs.origin import Origin
 from bacs.run import ContinualRun
 from bacs.schema import acts_from, measuring
 from bacs.stages import StageStore, begin
@@ -49,9 +50,10 @@ def execute(tiny_digits, tmp_path):
         resolved["training"]["stages"] = str(tmp_path / "stages") if shares else None
         config = RunConfig.from_dict(resolved)
         notes = []
-        folder = CheckpointFolder(tmp_path / name, run_identity(config), notes.append)
+        origin = Origin.of(config)
+        folder = CheckpointFolder(tmp_path / name, run_identity(config), notes.append, origin.state)
         run = ContinualRun(config, tiny_digits)
-        shared = begin(run, folder, notes.append)
+        shared = begin(run, folder, origin, notes.append)
         for event in run.events():
             if isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
@@ -138,7 +140,7 @@ def test_a_run_takes_what_others_have_finished_and_a_damaged_step_is_computed_ag
     assert "checksum" in again.notes[0]
     assert_same(first, again)
     assert store.has(key)  # given anew
-    assert not list(store.root.glob(".*"))
+    assert not list(store.root.glob(".*.tmp"))
 
 
 def test_a_taken_step_outlives_the_store(config_of, execute, tmp_path):
@@ -268,17 +270,17 @@ def test_any_field_leaves_a_key_and_its_outcome_or_changes_the_key(section, conf
 def test_many_writers_of_one_stage_leave_one(config_of, execute, tmp_path):
     ended = execute(config_of("crossentropy", "training.split=4-3", "training.epochs=1"), "run", last_step=0)
     store, bundle = StageStore(tmp_path / "many"), tmp_path / "run" / stage_name(0)
-    put = []
-    threads = [threading.Thread(target=lambda: put.append(store.put("k", bundle, {"why": "test"}))) for _ in range(8)]
+    put, preimage = [], {"numerics": {"device": "cpu"}}
+    threads = [threading.Thread(target=lambda: put.append(store.put("k", bundle, preimage))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(put) == [False] * 7 + [True]
     assert store.keys() == ["k"]
-    assert store.preimage("k") == {"why": "test"}
+    assert store.preimage("k") == preimage
     assert store.size("k") > sum(t.numel() for t in ended.tensors().values())
-    assert not list(store.root.glob(".*"))
+    assert [path.name for path in store.root.glob(".*")] == [".any-device"]
     store.remove("k")
     store.remove("k")
     assert store.keys() == []

@@ -12,6 +12,7 @@ from bacs.config import RunConfig
 from bacs.errors import RequestError
 from bacs.events import EpochEnded, StepEnded
 from bacs.lineage import run_identity
+from bacs.origin import Origin
 from bacs.run import ContinualRun
 from bacs.stages import StageStore, begin
 from results.journal import Journal
@@ -28,8 +29,9 @@ FEW = ["search.splits=[5-5]", "search.references=[]", "search.algorithm=random",
 
 def train(config: dict, folder: TrialFolder) -> ContinualRun:
     run = ContinualRun(RunConfig.from_dict(config))
-    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config))
-    shared = begin(run, checkpoints, print)
+    origin = Origin.of(run.config)
+    checkpoints = CheckpointFolder(folder.checkpoints, run_identity(run.config), origin=origin.state)
+    shared = begin(run, checkpoints, origin, print)
     for event in run.events():
         if isinstance(event, EpochEnded | StepEnded):
             checkpoints.save(run.snapshot())
