@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -49,6 +50,15 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
     settings, found = parse_all(schema, rest, group)
     faults += found
     return (None if settings is None else Component(section["_target_"], factory, settings)), faults
+
+
+def keys_of(group: str, section: Mapping[str, Any]) -> set[str]:
+    """The keys that the class named by a section has; empty where it cannot be used, or has plain arguments."""
+    try:
+        schema = getattr(_locate(group, section.get("_target_")), "Config", None)
+    except RequestError:
+        return set()
+    return set() if schema is None else {field.name for field in dataclasses.fields(schema)}
 
 
 def _locate(group: str, target: Any) -> type[Any]:

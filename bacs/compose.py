@@ -27,7 +27,9 @@ _UNUSABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError,
 """What files that cannot be read, or hold no configuration, make of Hydra."""
 
 
-def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> dict[str, Any]:
+def compose(
+    config_name: str, overrides: Sequence[str] = (), config_dir: Path | None = None, own_dir: Path | None = None
+) -> dict[str, Any]:
     """The plain nested dictionary behind ``config_name`` and the overrides.
 
     A dotted key is set even if no file names it: whether it is legal is for the typed check, which finds all faults
@@ -36,7 +38,8 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | 
     Args:
         config_name: a YAML file of ``config_dir``, without its ending.
         overrides: Hydra overrides: ``loss=bacs``, ``loss.lkd=0.5``, ``+training.exp_name=x``.
-        config_dir: where the file lies; its groups come before those of the package.
+        config_dir: where the file lies; its groups come before all others.
+        own_dir: a folder of the user whose groups come before those of the package.
 
     Raises:
         RequestError: for an unknown file, group or choice, and for text that is no override.
@@ -45,12 +48,14 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | 
     if ".." in Path(config_name).parts or not _is_file(directory / f"{config_name}.yaml"):
         names = ", ".join(sorted(path.stem for path in directory.glob("*.yaml"))) or "none"
         raise RequestError.of(config_name[:_SHOWN], f"is no configuration file in {directory}", f"known: {names}")
+    others = [folder.resolve() for folder in (own_dir, CONF_DIR) if folder is not None]
+    searched = ",".join(f"file://{folder}" for folder in others)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(directory), version_base="1.3"):
-        prepared = _prepare(overrides, directory)
+        prepared = _prepare(overrides, [directory, *others])
         try:
             with secrets_kept_out():
-                composed = hydra_compose(config_name, [*prepared, f"hydra.searchpath=[file://{CONF_DIR}]"])
+                composed = hydra_compose(config_name, [*prepared, f"hydra.searchpath=[{searched}]"])
                 values = OmegaConf.to_container(composed, resolve=True)
         except _UNUSABLE as error:
             text = " ".join(str(error).partition("Config search path:")[0].split())
@@ -75,7 +80,7 @@ def named_plugins(overrides: Sequence[str], values: Mapping[str, Any] | None = N
     return [name for names in named if isinstance(names, list) for name in names if isinstance(name, str)]
 
 
-def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:
+def _prepare(overrides: Sequence[str], folders: Sequence[Path]) -> list[str]:
     parser = OverridesParser.create()
     prepared, faults = [], []
     for text in overrides:
@@ -88,7 +93,7 @@ def _prepare(overrides: Sequence[str], directory: Path) -> list[str]:
             faults.append(Fault(shown, problem, "write KEY=VALUE, for example loss.lkd=0.5"))
             continue
         key = override.key_or_group
-        options = group_options(key, directory) if key else []
+        options = group_options(key, folders) if key else []
         if wrong := _misuse(key, override):
             faults.append(Fault(shown, *wrong))
         elif options:
@@ -124,9 +129,19 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def group_options(group: str, directory: Path = CONF_DIR) -> list[str]:
+def group_options(group: str, folders: Sequence[Path] = (CONF_DIR,)) -> list[str]:
     """The choices of a configuration group; empty if there is no such group."""
     if "." in group or group.startswith("/"):
         return []
-    folders = {directory / group, CONF_DIR / group}
-    return sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def group_section(group: str, choice: str, own_dir: Path | None = None) -> dict[str, Any]:
+    """What ``GROUP=CHOICE`` stands for. Raises: RequestError: for an unknown choice."""
+    folders = [folder for folder in (own_dir, CONF_DIR) if folder is not None]
+    for folder in folders:
+        if choice in group_options(group, [folder]):
+            section: dict[str, Any] = yaml.safe_load((folder / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+            return section
+    known = ", ".join(group_options(group, folders))
+    raise RequestError.of(group, f"is {choice!r}, which is no choice of this group", f"choose one of: {known}")

@@ -102,7 +102,8 @@ def _roots(config: RunConfig, step: int) -> Iterator[str]:
     """The modules of the classes that act up to a step, beside the loop."""
     method = build_method(config.loss, config.training, config.compat)
     for part in (config.dataset, config.network, config.optimizer, config.scheduler):
-        yield _module(part)
+        if not part.target.startswith("torch."):  # its version counts
+            yield _module(part)
     if method.plain_step_0:
         yield "bacs.losses.crossentropy"
     if step > 0 or not method.plain_step_0 or config.compat.train_mode_collection:

@@ -156,13 +156,19 @@ def known_spaces() -> list[str]:
     return sorted(path.stem for path in SPACES_DIR.glob("*.yaml"))
 
 
-def load_space(name: str) -> Space:
+def load_space(name: str, beside: Path | None = None) -> Space:
     """A shipped space by name, or any YAML file by path.
+
+    Args:
+        name: of the space.
+        beside: a folder whose spaces come before the shipped ones.
 
     Raises:
         RequestError: with every fault of the file.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SPACES_DIR / f"{name}.yaml"
+    if beside is not None and (beside / f"{name}.yaml").is_file():
+        path = beside / f"{name}.yaml"
     try:
         # Unlike PyYAML alone it refuses a key that stands there twice.
         raw: Any = OmegaConf.to_container(OmegaConf.load(path))
@@ -195,7 +201,7 @@ def _dimensions(settings: dict[str, Any]) -> tuple[Dimension, ...]:
 
 
 def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
-    """The choice of a method, and for each the dimensions of the shipped space of its name."""
+    """The choice of a method, and for each the dimensions of the space of its name, beside this one or shipped."""
     methods = raw["methods"]
     wrong = not isinstance(methods, list) or len(methods) < 2 or len(set(map(str, methods))) < len(methods)
     equal_trials = raw.get("equal_trials", False)
@@ -206,7 +212,7 @@ def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
     dimensions, faults = [Dimension(METHOD_KEY, "choice", choices=tuple(methods))], []
     for method in methods:
         try:
-            own = load_space(str(method))
+            own = load_space(str(method), path.parent)
         except RequestError as error:
             faults.extend(error.faults)
             continue

@@ -18,6 +18,7 @@ from rich.live import Live
 
 from bacs.errors import RequestError
 from bacs.patience import StorageRefusedError
+from bacs.plugins import allowing
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
@@ -72,6 +73,10 @@ Edits = Annotated[
 Name = Annotated[str, typer.Argument(help="the name of the sweep")]
 Storage = Annotated[str | None, typer.Option(help="folder of journals, checkpoints and caches [default: runs]")]
 NameOption = Annotated[str | None, typer.Option("--name", help="name of the sweep [default: the preset's]")]
+ConfigPath = Annotated[
+    str | None,
+    typer.Option(help="a folder of your own: presets, groups (loss/, network/, dataset/), search_spaces/; its plugins"),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster [default: RAY_ADDRESS, else this machine]")]
 TrackingUri = Annotated[
     str | None,
@@ -90,6 +95,7 @@ def plan(
     overrides: Overrides = None,
     name: NameOption = None,
     storage: Storage = None,
+    config_path: ConfigPath = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
@@ -112,7 +118,8 @@ def plan(
     Takes no GPU, unless it is asked to --probe.
     """
     with _requests_checked():
-        sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
+        launch = _launch(address, tracking_uri, tracking_optional) | {"config_path": config_path}
+        sweep = _requested(preset, overrides, {"name": name, "storage": storage, **launch})
         state = _known_state(sweep.folder)
         forecast = make_forecast(sweep, state, probing=probe)
         Console().print(render_plan(sweep, state, forecast, budget))
@@ -130,13 +137,15 @@ def run(
     overrides: Overrides = None,
     name: NameOption = None,
     storage: Storage = None,
+    config_path: ConfigPath = None,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     tracking_optional: TrackingOptional = None,
 ) -> None:
     """Run a sweep; one that exists with the same configuration is continued."""
     with _requests_checked():
-        sweep = _requested(preset, overrides, name, storage, address, tracking_uri, tracking_optional)
+        launch = _launch(address, tracking_uri, tracking_optional) | {"config_path": config_path}
+        sweep = _requested(preset, overrides, {"name": name, "storage": storage, **launch})
         state = _known_state(sweep.folder)
         if state is not None:
             _refuse_changes(sweep, state)
@@ -164,7 +173,7 @@ def resume(
     """
     with _requests_checked():
         folder = _folder(name, storage)
-        launch = {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
+        launch = _launch(address, tracking_uri, tracking_optional)
         sweep = edited(_existing_state(folder), folder.parent, overrides or [], launch)
         _run(sweep, retry_failed=retry_failed, allow_other_code=allow_other_code)
 
@@ -246,8 +255,7 @@ def confirm(
     """
     with _requests_checked():
         folder = _folder(name, storage)
-        launch: dict[str, Any] = {"name": as_name or f"{name}-confirm", "address": address}
-        launch |= {"tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
+        launch = {"name": as_name or f"{name}-confirm", **_launch(address, tracking_uri, tracking_optional)}
         sweep = confirmation(
             _existing_state(folder), folder.parent, launch, top=top, seeds=seeds, class_orders=class_orders
         )
@@ -322,7 +330,8 @@ def _bytes(gigabytes: float | None) -> int | None:
 def _requests_checked() -> Iterator[None]:
     """Turns a wrong request into messages and exit code 2, and storage or a Ray that fails into a message and 1."""
     try:
-        yield
+        with allowing():
+            yield
     except RequestError as error:
         raise told(error, "; nothing was started") from None
     except ResultsError as error:
@@ -335,17 +344,11 @@ def _requests_checked() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def _requested(
-    preset: str,
-    overrides: list[str] | None,
-    name: str | None,
-    storage: str | None,
-    address: str | None,
-    tracking_uri: str | None,
-    tracking_optional: bool | None,
-) -> SweepConfig:
-    launch: dict[str, Any] = {"name": name, "storage": storage, "address": address, "tracking_uri": tracking_uri}
-    launch |= {"tracking_optional": tracking_optional}
+def _launch(address: str | None, tracking_uri: str | None, tracking_optional: bool | None) -> dict[str, Any]:
+    return {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
+
+
+def _requested(preset: str, overrides: list[str] | None, launch: dict[str, Any]) -> SweepConfig:
     return check_request(compose_preset(preset, overrides or [], launch))
 
 

@@ -54,15 +54,15 @@ def refuse_other_code(state: SweepState, sweep: SweepConfig) -> None:
 
 def _runs(sweep: SweepConfig) -> Iterator[RunConfig]:
     """Configurations whose classes are those of all trials: of each method, extreme value and listed point."""
-    base = sweep.base
+    base, own = sweep.base, sweep.launch.config_path
     yield RunConfig.from_dict({**base, METHOD_KEY: dict(CROSS_ENTROPY), "training": _plain(base["training"])})
     starts: list[Params] = [{METHOD_KEY: method} for method in sweep.space.methods] or [{}]
     for start in [*starts, *sweep.space.points]:
-        yield RunConfig.from_dict(configured(base, start))
+        yield RunConfig.from_dict(configured(base, start, own))
     for dimension in sweep.space.dimensions:
         method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
         for value in dict.fromkeys(dimension.extremes()):
-            yield RunConfig.from_dict(configured(base, method | {dimension.key: value}))
+            yield RunConfig.from_dict(configured(base, method | {dimension.key: value}, own))
 
 
 def _plain(training: dict[str, Any]) -> dict[str, Any]:

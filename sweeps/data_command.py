@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bacs.components import Component, parse_component
-from bacs.compose import compose
+from bacs.compose import compose, named_plugins
 from bacs.data.download import DownloadError
 from bacs.data.known_counts import KNOWN
 from bacs.data.verify import FAULT, OK, Finding, Verification
 from bacs.data.verify import verify as verify_layout
 from bacs.errors import Fault, RequestError
+from bacs.plugins import allow, allowing
 from sweeps.data_tables import render_verification
 from sweeps.exits import FAILED, told
 
@@ -34,6 +35,7 @@ Dataset = Annotated[str, typer.Argument(help="voc, cityscapes, cityscapes_domain
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="KEY=VALUE, for example dataset.root=/data/voc", show_default=False)
 ]
+ConfigPath = Annotated[str | None, typer.Option(help="a folder of your own with dataset/NAME.yaml")]
 Workers = Annotated[int | None, typer.Option(min=1, help="processes that read files [default: one a core]")]
 
 
@@ -41,12 +43,13 @@ Workers = Annotated[int | None, typer.Option(min=1, help="processes that read fi
 def verify(
     dataset: Dataset,
     overrides: Overrides = None,
+    config_path: ConfigPath = None,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Look at every file: presence, mask values, class table, counts, images per step. Exit code 1: not usable."""
     with _failures_told():
-        component = _component(dataset, overrides or [])
+        component = _component(dataset, overrides or [], config_path)
         verification = _verification(dataset, component, workers or len(os.sched_getaffinity(0)))
         if as_json:
             typer.echo(json.dumps(asdict(verification) | {"usable": verification.usable}, indent=2))
@@ -57,11 +60,11 @@ def verify(
 
 
 @data_app.command()
-def prepare(dataset: Dataset, overrides: Overrides = None) -> None:
+def prepare(dataset: Dataset, overrides: Overrides = None, config_path: ConfigPath = None) -> None:
     """Download what may be downloaded into dataset.root, and say what is left to do by hand."""
     console = Console()
     with _failures_told():
-        component = _component(dataset, overrides or [])
+        component = _component(dataset, overrides or [], config_path)
         if not hasattr(component.factory, "layout"):
             console.print(f"nothing to prepare: {dataset} is generated when it is first used")
             return
@@ -86,7 +89,8 @@ def prepare(dataset: Dataset, overrides: Overrides = None) -> None:
 def _failures_told() -> Iterator[None]:
     errors = Console(stderr=True)
     try:
-        yield
+        with allowing():
+            yield
     except RequestError as error:
         raise told(error) from None
     except DownloadError as error:
@@ -97,8 +101,10 @@ def _failures_told() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def _component(dataset: str, overrides: Sequence[str]) -> Component:
-    section = compose("config", [f"dataset={dataset}", *overrides])["dataset"]
+def _component(dataset: str, overrides: Sequence[str], config_path: str | None) -> Component:
+    own = None if config_path is None else Path(config_path).expanduser()
+    allow(named_plugins(overrides))
+    section = compose("config", [f"dataset={dataset}", *overrides], own_dir=own)["dataset"]
     if isinstance(section.get("root"), str):
         section["root"] = str(Path(section["root"]).expanduser().absolute())
     component, faults = parse_component("dataset", section)

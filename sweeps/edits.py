@@ -10,9 +10,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from bacs.compose import named_plugins
 from bacs.config import RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.lineage import passive_keys
+from bacs.plugins import allow
 from results.state import SweepState
 from sweeps.checks import check_request
 from sweeps.settings import SweepConfig, nested
@@ -24,7 +26,7 @@ GROWING = ("search.splits", "search.seeds", "search.references")
 """Lists that may become longer. Every configuration that is there runs with a seed that was added; a split that was
 added gets a study of its own (in a robust sweep every configuration runs on it), and its references."""
 ENUMERATED = {"training.split": "search.splits", "training.seed": "search.seeds"}
-PLACES = ("sweep.storage", "sweep.address", "sweep.tracking_uri", "sweep.tracking_optional")
+PLACES = ("sweep.storage", "sweep.config_path", "sweep.address", "sweep.tracking_uri", "sweep.tracking_optional")
 """Where a sweep lives: options and environment variables of the command line, so `run` takes them too."""
 
 
@@ -34,13 +36,15 @@ def edited(state: SweepState, storage: Path, overrides: Sequence[str], launch: M
     Args:
         state: what the journal says.
         storage: folder of sweeps that it was found in.
-        overrides: ``KEY=VALUE``, as `run` takes them.
+        overrides: ``KEY=VALUE``, as `run` takes them; packages under ``plugins`` are allowed from now on.
         launch: values for keys of ``sweep``; ``None`` leaves the journal's.
 
     Raises:
         RequestError: with everything that is no override, is illegal, or may not change.
     """
-    changes = _parsed(overrides) | {f"sweep.{key}": value for key, value in launch.items() if value is not None}
+    allow(named_plugins(overrides))
+    edits = [text for text in overrides if not named_plugins([text])]
+    changes = _parsed(edits) | {f"sweep.{key}": value for key, value in launch.items() if value is not None}
     sweep = check_request(nested(relocated(state.config, storage), changes))
     faults = forbidden(state, sweep)
     if faults:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bacs.compose import CONF_DIR, compose, group_options
+from bacs.components import keys_of
+from bacs.compose import compose, group_section, named_plugins
 from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
+from bacs.plugins import allow
 from bacs.schema import knob, parse_all
 from results.state import SELECTION_METRIC
 from search_spaces.points import space_of_listed
@@ -26,6 +26,9 @@ from sweeps.search_rules import algorithm_faults, search_faults
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 REFERENCES = ("joint", "finetune")
+DEFAULT_SPACE = "bacs"
+SPACES = "search_spaces"
+"""Folder of a user's own spaces in his ``config_path``."""
 RESERVED_NAMES = ("cache", "stages")
 """Folders that lie beside the sweeps in a storage folder."""
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -42,6 +45,8 @@ class LaunchSettings:
     """MLflow tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
     tracking_optional: bool = knob(False)
     """Also run while the tracking server does not answer; it gets everything when it does, or from `sync`."""
+    config_path: str | None = knob(None)
+    """A folder of your own with groups (``loss/``, ``network/``, ``dataset/``), presets and ``search_spaces/``."""
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
     max_failures: int = knob(2, ge=0)
@@ -64,7 +69,7 @@ class LaunchSettings:
 class SearchSettings:
     """Keys of ``search``: what is tried."""
 
-    space: str = knob("bacs")
+    space: str = knob(DEFAULT_SPACE)
     """A file of search_spaces/ by name, or any YAML file by path."""
     points: dict[str, Any] = knob({})
     """Configurations by split and name, tried in the place of a space, which then is not read:
@@ -160,7 +165,7 @@ class SweepConfig:
         return [self._default(start) for start in starts]
 
     def _default(self, start: Params) -> Params:
-        run = RunConfig.from_dict(configured(self.base, start))
+        run = RunConfig.from_dict(configured(self.base, start, self.launch.config_path))
         # What null stands for in keys that spaces vary; null itself lies in no range.
         implied = {
             "training.lr_next": run.optimizer.settings["lr"],
@@ -197,7 +202,8 @@ class SweepConfig:
         run = {key: value for key, value in values.items() if key not in SECTIONS}
         base, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
-        space, search_faults = _check_search(parts["search"], base)
+        own = parts["sweep"].config_path if parts["sweep"] is not None else None
+        space, search_faults = _check_search(parts["search"], base, own)
         faults += search_faults + _check_stopping(parts["stopping"], base)
         if parts["sweep"] is not None and not NAME_RULE.fullmatch(parts["sweep"].name):
             remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
@@ -221,21 +227,40 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
 
     Args:
         preset: a file of sweeps/presets by name, or any YAML file by path.
-        overrides: Hydra overrides of the groups of a run and of ``search``, ``resources`` and ``sweep``.
-        launch: options that were given (not ``None``), by key of ``sweep``.
+        overrides: Hydra overrides of the groups of a run and of ``search``, ``resources`` and ``sweep``. Packages that
+            they name under ``plugins`` are allowed from now on.
+        launch: options that were given (not ``None``), by key of ``sweep``. Presets, groups and spaces of
+            ``config_path`` come before the shipped ones.
     """
     path = Path(preset)
-    own = path.suffix in (".yaml", ".yml")
-    directory, name = (path.parent, path.stem) if own else (PRESETS_DIR, preset)
+    own = _own_folder(launch.get("config_path"))
+    directory, name = (path.parent, path.stem) if path.suffix in (".yaml", ".yml") else (PRESETS_DIR, preset)
+    if own is not None and directory == PRESETS_DIR and (own / f"{preset}.yaml").is_file():
+        directory = own
     _refuse_enumerated(overrides)
-    values = compose(name, overrides, directory)
+    values = compose(name, overrides, directory, own)
+    allow(named_plugins(overrides, values if directory == own else None))
     own_section = values.get("sweep") or {}
     if not isinstance(own_section, Mapping):
         raise RequestError.of("sweep", f"is {own_section!r}, not a group of keys", "write sweep.KEY=VALUE")
     section = {"name": name, **own_section}
     section |= {key: value for key, value in launch.items() if value is not None}
-    section["storage"] = _folder(section.get("storage") or "runs")
+    if own is not None:
+        section["config_path"] = str(own)
+        search = values.get("search") or {}
+        if isinstance(search, Mapping):
+            space = own / SPACES / f"{search.get('space', DEFAULT_SPACE)}.yaml"
+            values |= {"search": {**search, "space": str(space)}} if space.is_file() else {}
     return values | {"sweep": section}
+
+
+def _own_folder(given: Any) -> Path | None:
+    if given is None:
+        return None
+    folder = Path(str(given)).expanduser().absolute()
+    if not folder.is_dir():
+        raise RequestError.of("--config-path", f"is {given}, which is no folder", "give the folder of your files")
+    return folder
 
 
 def _refuse_enumerated(overrides: Sequence[str]) -> None:
@@ -272,27 +297,28 @@ def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
     return changed
 
 
-def configured(base: Mapping[str, Any], params: Params) -> dict[str, Any]:
+def configured(base: Mapping[str, Any], params: Params, config_path: str | None) -> dict[str, Any]:
     """The run that a point of the space makes of the base.
 
-    A value of ``loss`` itself is a method: its shipped settings take the place of the base's, unless the base has the
-    same method, with the settings that the sweep was asked for.
+    A value of ``loss`` itself is a method: its settings as they are shipped, or as they stand in ``config_path``, take
+    the place of the base's, unless the base has the same method, with the settings that the sweep was asked for.
     """
     method = params.get(METHOD_KEY)
     if method is not None:
-        section = method_section(method)
+        section = method_section(method, config_path)
         if section["_target_"] != base[METHOD_KEY]["_target_"]:
             base = {**base, METHOD_KEY: section}
     return nested(base, {key: value for key, value in params.items() if key != METHOD_KEY})
 
 
-def method_section(method: str) -> dict[str, Any]:
+def method_section(method: str, config_path: str | None) -> dict[str, Any]:
     """What ``loss=method`` stands for."""
-    known = group_options(METHOD_KEY)
-    if method not in known:
-        raise RequestError.of("search.space", f"names loss={method}, which is unknown", f"known: {', '.join(known)}")
-    section: dict[str, Any] = yaml.safe_load((CONF_DIR / METHOD_KEY / f"{method}.yaml").read_text(encoding="utf-8"))
-    return section
+    try:
+        return group_section(METHOD_KEY, method, None if config_path is None else Path(config_path))
+    except RequestError as error:
+        raise RequestError.of(
+            "search.space", f"names loss={method}, which is unknown", error.faults[0].remedy
+        ) from None
 
 
 def lookup(values: Mapping[str, Any], key: str) -> Any:
@@ -316,7 +342,8 @@ def _base(
     run = copy.deepcopy(run)
     dataset = run.get("dataset")
     if isinstance(dataset, dict) and launch is not None:
-        dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
+        if "cache" in keys_of("dataset", dataset):  # a class of the user's may have no such key
+            dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
         for key in ("root", "cache"):  # trials run in folders of their own
             if dataset.get(key) and isinstance(dataset[key], str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
@@ -345,7 +372,9 @@ def _base(
     return (None if faults else base), faults
 
 
-def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[Space | None, list[Fault]]:
+def _check_search(
+    search: SearchSettings, base: dict[str, Any] | None, config_path: str | None
+) -> tuple[Space | None, list[Fault]]:
     faults = []
     for key, values in (("splits", search.splits), ("seeds", search.seeds)):
         texts = [str(value) for value in values]
@@ -371,7 +400,7 @@ def _check_search(search: SearchSettings, base: dict[str, Any] | None) -> tuple[
             if not dimension.grid_values()
         ]
     if base is not None:
-        faults += _check_dimensions(space, base)
+        faults += _check_dimensions(space, base, config_path)
     return space, faults
 
 
@@ -390,12 +419,12 @@ def _check_stopping(stopping: StoppingSettings, base: dict[str, Any] | None) -> 
     return []
 
 
-def _check_method(space: Space, base: dict[str, Any]) -> list[Fault]:
+def _check_method(space: Space, base: dict[str, Any], config_path: str | None) -> list[Fault]:
     """A space of one method fits the run's."""
     if space.loss is None:
         return []
     try:
-        wanted = method_section(space.loss)["_target_"]
+        wanted = method_section(space.loss, config_path)["_target_"]
     except RequestError as error:
         return error.faults
     found = base[METHOD_KEY]["_target_"]
@@ -404,9 +433,9 @@ def _check_method(space: Space, base: dict[str, Any]) -> list[Fault]:
     return [] if wanted == found else [Fault("search.space", problem, remedy)]
 
 
-def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
+def _check_dimensions(space: Space, base: dict[str, Any], config_path: str | None) -> list[Fault]:
     """Every value that a dimension can take must make a legal run."""
-    faults = _check_method(space, base)
+    faults = _check_method(space, base, config_path)
     if faults:
         return faults
     varied = {dimension.key for dimension in space.dimensions}.union(*space.points)
@@ -417,17 +446,17 @@ def _check_dimensions(space: Space, base: dict[str, Any]) -> list[Fault]:
     if faults:
         return faults
     for point in space.points:
-        faults += _check_point(space, base, point)
+        faults += _check_point(space, base, point, config_path)
     for dimension in space.dimensions:
         method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
         for value in dict.fromkeys(dimension.extremes()):
-            faults += _check_point(space, base, method | {dimension.key: value})
+            faults += _check_point(space, base, method | {dimension.key: value}, config_path)
     return faults
 
 
-def _check_point(space: Space, base: dict[str, Any], point: Params) -> list[Fault]:
+def _check_point(space: Space, base: dict[str, Any], point: Params, config_path: str | None) -> list[Fault]:
     try:
-        RunConfig.from_dict(configured(base, point))
+        RunConfig.from_dict(configured(base, point, config_path))
     except RequestError as error:
         return [
             Fault(f"search.space {space.name}: {fault.where}", fault.problem, fault.remedy) for fault in error.faults

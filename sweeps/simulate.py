@@ -268,7 +268,7 @@ def acting_in_step_0(sweep: SweepConfig) -> Callable[[Params], Hashable]:
     numerics = set_up_numerics("cpu", False, None)
 
     def key(point: Params) -> str:
-        return stage_key(RunConfig.from_dict(configured(sweep.base, point)), 0, "", numerics)
+        return stage_key(RunConfig.from_dict(configured(sweep.base, point, sweep.launch.config_path)), 0, "", numerics)
 
     acting = []
     for dimension in sweep.space.dimensions:

@@ -91,12 +91,17 @@ def first_swept_step(sweep: SweepConfig, run: RunConfig, steps: int, manifest: s
     """
     if any(dimension.key.startswith("dataset.") for dimension in sweep.space.dimensions):
         return 0
+
+    def keys_of(params: Params) -> tuple[str, ...]:
+        point = configured(run.resolved, params, sweep.launch.config_path)
+        return stage_keys(RunConfig.from_dict(point), steps, manifest)
+
     first, home = steps, None
     for start in _starts(sweep):
         if home is None or sweep.space.equal_trials:  # then the method of a suggestion is known
-            home = _keys(run, start, steps, manifest)
+            home = keys_of(start)
         for params in (start, *_varied(sweep, start)):
-            keys = _keys(run, params, steps, manifest)
+            keys = keys_of(params)
             first = min(first, sum(ours == theirs for ours, theirs in zip(home, keys, strict=True)))
     return first
 
@@ -109,7 +114,3 @@ def _varied(sweep: SweepConfig, start: Params) -> Iterator[Params]:
     for dimension in sweep.space.dimensions_of(start):
         if dimension.key != METHOD_KEY:
             yield from ({**start, dimension.key: value} for value in dict.fromkeys(dimension.extremes()))
-
-
-def _keys(run: RunConfig, params: Params, steps: int, manifest: str) -> tuple[str, ...]:
-    return stage_keys(RunConfig.from_dict(configured(run.resolved, params)), steps, manifest)

@@ -38,7 +38,7 @@ class Trial:
 def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: Any, seed: int, params: Params) -> Trial:
     """The trial that stands for a suggestion (``params``) or, with no params, for a reference."""
     place: Params = {"training.split": split, "training.seed": seed}
-    config = configured(sweep.base, {**params, **place, **_machine(sweep)})
+    config = configured(sweep.base, {**params, **place, **_machine(sweep)}, sweep.launch.config_path)
     if role != "trial":
         config["loss"] = dict(CROSS_ENTROPY)
         config["training"].pop("overrides_from_step", None)  # of another method

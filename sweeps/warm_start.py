@@ -110,7 +110,7 @@ def _refuse_another_run(sweep: SweepConfig, name: str, trial: TrialState) -> Non
     split = next(split for split in sweep.search.splits if split_name(split) == trial.split)
     place = {"training.split": split, "training.seed": trial.seed}
     try:
-        now = RunConfig.from_dict(configured(sweep.base, {**trial.params, **place}))
+        now = RunConfig.from_dict(configured(sweep.base, {**trial.params, **place}, sweep.launch.config_path))
         then = RunConfig.from_dict(trial.config)
     except RequestError as error:
         problem = f"names {name}, whose runs this version refuses: {error.faults[0].where} {error.faults[0].problem}"
