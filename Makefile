@@ -52,6 +52,7 @@ chaos: $(READY)
 bench: $(READY)
 	$(PY) -m tests.benchmarks.throughput --device cpu
 	$(PY) -m tests.benchmarks.data_path
+	$(PY) -m tests.benchmarks.detector_memory
 	$(PY) -m tests.benchmarks.plan_accuracy
 	$(PY) -m tests.benchmarks.sharing
 

@@ -8,8 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from bacs.losses.functional import score_histogram
+
 IGNORE = 255
 """Label of the pixels that no metric counts."""
+RANKING_BINS, RANKING_LOGIT = 2**18, 16.0
+"""Parts, and bounds, of the logit in which `ranking_histogram` counts."""
 
 
 class ConfusionMatrix:
@@ -214,28 +218,47 @@ def final_metrics(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return metrics
 
 
-def auroc_ap(scores: Tensor, positives: Tensor) -> tuple[float, float]:
-    """Area under the ROC curve and average precision; equal scores form one point of either curve.
+def ranking_histogram(scores: Tensor, positives: Tensor, mask: Tensor) -> Tensor:
+    """How many negatives and positives have their score in each of ``RANKING_BINS`` equal parts of its logit.
 
-    AUROC is the trapezoid area of true-positive over false-positive rate, AP is ``sum_n (R_n - R_{n-1}) P_n``
-    over the distinct scores from the highest down.
+    Scores are told apart whose logits, within -16..16, differ by more than a bin, 32 / 2^18 = 0.00012: near 0.5 that is
+    0.00003, elsewhere less. Probabilities of float32 have no logit between 16.7 and infinity.
 
     Args:
-        scores: any shape; higher means more positive.
-        positives: the same shape, bool or 0/1.
+        scores: (B, H, W) probabilities; logits beyond -16..16, as of 0 and 1, count in the outermost parts.
+        positives: (B, H, W) bool.
+        mask: (B, H, W) bool, which pixels count.
+
+    Returns:
+        (2, RANKING_BINS) int64: negatives, positives. Histograms of further images, or of other ranks, are added to it.
+    """
+    share = scores.logit().clamp(-RANKING_LOGIT, RANKING_LOGIT) / (2 * RANKING_LOGIT) + 0.5
+    return score_histogram(share, positives, mask, 2, RANKING_BINS)
+
+
+def auroc_ap(histogram: Tensor) -> tuple[float, float]:
+    """Area under the ROC curve and average precision; scores of one bin count as equal, one point of either curve.
+
+    AUROC is the trapezoid area of true-positive over false-positive rate, AP is ``sum_b (R_b - R_{b-1}) P_b`` over the
+    bins from the highest down. With p_b of all P positives and n_b of all N negatives in bin b, and t_b positives and
+    f_b negatives in it and above, they differ from those of the scores themselves by at most this:
+
+    - AUROC by ``sum_b p_b n_b / (2 P N)``: it is the share of the pairs of a positive and a negative that are in the
+      right order (Hanley and McNeil 1982), and a pair in one bin counts as half right.
+    - AP is the mean over the positives of the precision at their score. In the best order of a bin its positives come
+      first, all at one score, in the worst one last, one by one, so that P times the exact AP lies between
+      ``sum_b sum_{i<p_b} (t_b - i) / (t_b - i + f_b)`` and ``sum_b p_b t_b / (t_b + f_b - n_b)``; so does the
+      ``sum_b p_b t_b / (t_b + f_b)`` of the histogram.
+
+    Args:
+        histogram: (2, bins) counts of negatives and positives, scores rising from bin to bin.
 
     Returns:
         (AUROC, AP), both NaN if there is no positive or no negative.
     """
-    if scores.shape != positives.shape:
-        raise ValueError(f"scores {tuple(scores.shape)} must have the shape of positives {tuple(positives.shape)}")
-    ranked, order = scores.detach().flatten().sort(descending=True)
-    hits = positives.detach().flatten().bool()[order]
-    _, ties = ranked.unique_consecutive(return_counts=True)
-    ends = ties.cumsum(0)
-    true = hits.cumsum(0)[ends - 1].cpu().double()
-    false = ends.cpu().double() - true
-    if len(true) == 0 or true[-1] == 0 or false[-1] == 0:
+    filled = histogram[:, histogram.any(dim=0)].cpu().flip(1)
+    false, true = filled.cumsum(1).double()
+    if not filled.any(dim=1).all():
         return math.nan, math.nan
     start = true.new_zeros(1)
     recall, fall_out = torch.cat([start, true / true[-1]]), torch.cat([start, false / false[-1]])

@@ -105,7 +105,7 @@ class ContinualRun:
             self.points += points
             yield EpochEnded(step, epoch + 1, epochs, self._epochs_before(step) + epoch + 1, self.epochs_total, points)
         ended = self._end_step(step, view)
-        yield from self.media.pictures(step, self.model, self._lengths[step], self._tested)
+        yield from self.media.pictures(step, self.model, self._tested)
         yield ended
 
     def _begin_step(self, step: int) -> None:
@@ -127,7 +127,7 @@ class ContinualRun:
             self.model = synced(self.model)
         self._to_device()
         self._optimizer = StepOptimizer(self.config, self.method, self.model, step, self._lengths[step])
-        self.media.begin_step(step, self.model)
+        self.media.begin_step(step, self.model, self._lengths[step])
         if step > 0:
             view, size = self.stream.training_view(step), training.eval_batch_size
             with self.numerics.autocast(), torch.no_grad():
@@ -180,7 +180,7 @@ class ContinualRun:
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss of step {step}, epoch {epoch} is not finite: {means}")
         means["lr"] = optimizer.lr
-        means |= self.media.epoch_metrics(start)
+        means |= self.media.end_epoch()
         if (epoch + 1) % training.val_every == 0 or epoch + 1 == len(self._lengths[step]):
             validated = self.evaluator.measure(self.model, "val", step)
             self.media.measured(step, epoch + 1, validated)

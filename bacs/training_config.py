@@ -95,7 +95,8 @@ class TrainingConfig:
     (``drift/features``, the mean of an epoch), and draw it."""
     log_animation: bool = knob(False, acts_from=None, measures=True)
     """Leave ``confusion.gif`` among the results: the confusion matrix over training, a frame for each measurement of
-    ``val/miou`` (validation images) and one after each step (test images)."""
+    ``val/miou`` (validation images; with more than about a hundred a step, for some of them) and one after each step
+    (test images)."""
     debug: bool = knob(False)
     """Three optimisation steps an epoch, six images an evaluation: does everything run?"""
     sweep: bool = knob(False)

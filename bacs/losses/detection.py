@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from bacs.compat import CompatConfig
 from bacs.detector import Detector
-from bacs.distributed import any_rank, gathered
+from bacs.distributed import any_rank, sum_over_ranks
 from bacs.losses import functional
-from bacs.metrics import auroc_ap
+from bacs.metrics import RANKING_BINS, auroc_ap, ranking_histogram
 from bacs.model import Model
 from bacs.networks import NetworkOutput, SegmentationNetwork
 from bacs.prototypes import foreground_sum, of_all_ranks, rounded_steps
@@ -141,17 +141,12 @@ class Detection:
     def diagnose(self, context: StepContext, batches: Iterable[Batch]) -> dict[str, float]:
         """How well the finished detector, the next step's judge, tells all seen foreground from background."""
         detector = detector_of(context.model)
-        scores, positives = [], []
+        histogram = detector.prototypes.values.new_zeros(2, RANKING_BINS, dtype=torch.int64)
         for batch in batches:
             projected = detector.project(context.model(batch.images).bottleneck)
             seen = detector.seen(projected, context.step + 1, size_of(batch.labels)).amax(dim=1)
-            valid = batch.labels != functional.IGNORE
-            scores.append(seen[valid].cpu())
-            positives.append((batch.labels[valid] > 0).cpu())
-        pairs = [pair for pairs in gathered(list(zip(scores, positives, strict=True))) for pair in pairs]
-        if not pairs:
-            return {}
-        auroc, precision = auroc_ap(torch.cat([s for s, _ in pairs]), torch.cat([p for _, p in pairs]))
+            histogram += ranking_histogram(seen, batch.labels > 0, batch.labels != functional.IGNORE)
+        auroc, precision = auroc_ap(sum_over_ranks(histogram))
         return {"detector/auroc": auroc, "detector/ap": precision}
 
 

@@ -18,6 +18,8 @@ from bacs.media.palette import ramp
 
 LIMIT_BYTES = 400_000
 """An animation that would be larger shows every second frame, every fourth, ..."""
+KEPT = 100
+"""Most validations of a continual step that are kept to be shown; where there are more, they are equally far apart."""
 EPOCH_MS, STEP_MS = 300, 1500
 """How long a frame stays, in milliseconds."""
 SIDE = 420

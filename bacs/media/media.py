@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from bacs.distributed import rank
 from bacs.evaluation import Evaluator, Scores
 from bacs.events import Picture
-from bacs.media.animation import Frame
+from bacs.media.animation import KEPT, Frame
 from bacs.media.charts import Mark, curve, scatter
 from bacs.media.drift import Drift, Measurement
 from bacs.media.features import ClassMeans, class_means, embed
@@ -32,6 +33,7 @@ class Media:
         self._gallery = Gallery(stream, evaluator, training.log_images)
         self._drift = Drift(stream) if training.log_drift else None
         self._means: ClassMeans | None = None
+        self._lengths: Sequence[int] = ()
         self.frames: list[Frame] = []
         """Of the animation, over the whole run; survive in snapshots."""
 
@@ -43,29 +45,40 @@ class Media:
 
     # ------------------------------------------------------------------ while a step is trained
 
-    def begin_step(self, step: int, model: Model) -> None:
-        """Before the first optimisation step, or before the weights of a later one are restored."""
+    def begin_step(self, step: int, model: Model, lengths: Sequence[int]) -> None:
+        """Before the first optimisation step, or before the weights of a later one are restored.
+
+        Args:
+            step: 0-based.
+            model: of the step before.
+            lengths: optimisation steps of each epoch of the step.
+        """
+        self._lengths = lengths
         if self._drift is not None:
-            self._drift.begin_step(step, model)
+            self._drift.begin_step(step, model, sum(lengths))
 
     def trained(self, done: int, model: Model) -> None:
         """After every optimisation step. Args: done: so far in this continual step."""
         if self._drift is not None:
             self._drift.trained(done, model)
 
-    def epoch_metrics(self, start: int) -> dict[str, float]:
-        """Of the epoch that began after ``start`` optimisation steps of the continual step.
-
-        ``drift/features`` is left out where the epoch ended before a measurement was due.
-        """
-        mean = self._drift.mean_after(start) if self._drift is not None else None
+    def end_epoch(self) -> dict[str, float]:
+        """Its ``drift/features``, which is left out where the epoch ended before a measurement was due."""
+        mean = self._drift.end_epoch() if self._drift is not None else None
         return {} if mean is None else {"drift/features": mean}
 
     def measured(self, step: int, epoch: int | None, scores: Scores) -> None:
         """After every measurement. Args: epoch: finished epochs of the step; ``None``: the step is finished."""
-        frame = Frame.of(step, epoch, scores.matrix) if self.stream.training.log_animation else None
+        wanted = self.stream.training.log_animation and self._is_shown(epoch)
+        frame = Frame.of(step, epoch, scores.matrix) if wanted else None
         if frame is not None:
             self.frames.append(frame)
+
+    def _is_shown(self, epoch: int | None) -> bool:
+        """Whether a measurement is one of the ``KEPT`` of its step."""
+        every = self.stream.training.val_every
+        distance = math.ceil(len(self._lengths) / (every * KEPT))
+        return epoch is None or epoch // every % distance == 0
 
     def state(self) -> dict[str, Any]:
         """What a snapshot must hold to go on in mid-step."""
@@ -92,13 +105,12 @@ class Media:
         found = self._means.distances()
         return {f"prototypes/l1/{self.stream.class_name(label)}": gap for label, gap in found.items()}
 
-    def pictures(self, step: int, model: Model, lengths: Sequence[int], tested: Sequence[Scores]) -> Iterator[Picture]:
+    def pictures(self, step: int, model: Model, tested: Sequence[Scores]) -> Iterator[Picture]:
         """Of a finished step.
 
         Args:
             step: 0-based.
             model: as it is now.
-            lengths: optimisation steps of each epoch of the step.
             tested: on the test images after each step so far.
         """
         if rank() != 0:
@@ -109,7 +121,7 @@ class Media:
         if self._means is not None:
             yield Picture("prototypes", step, self._map(self._means, step))
         if self._drift is not None and self._drift.measured:
-            yield Picture("drift", step, drift_chart(self._drift.measured, step, lengths))
+            yield Picture("drift", step, drift_chart(self._drift.measured, step, self._lengths))
 
     def _map(self, found: ClassMeans, step: int) -> NDArray[np.uint8]:
         """Class means as discs in the colours of their classes, prototypes as dark diamonds."""

@@ -92,3 +92,11 @@ def test_a_run_keeps_a_frame_for_each_measurement(tiny_config, tiny_digits):
     next(off.events())
     assert off.history().frames == []
     assert "frames" not in off.snapshot().meta
+
+
+def test_a_long_step_keeps_frames_at_equal_distances(tiny_config, tiny_digits, monkeypatch):
+    monkeypatch.setattr("bacs.media.media.KEPT", 2)
+    options = ["loss=crossentropy", "training.mode=joint", "training.epochs=9", "training.val_every=2"]
+    run = ContinualRun(tiny_config(*options, "training.log_animation=true"), tiny_digits)
+    list(run.events())
+    assert [frame.epoch for frame in run.media.frames] == [6, None]

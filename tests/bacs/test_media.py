@@ -244,6 +244,21 @@ def test_drift_is_the_change_of_unit_features_since_the_step_before(tiny_config,
     assert told == pytest.approx(float(by_image[match.int().argmax(dim=1)].mean()), rel=1e-4)
 
 
+def test_a_long_step_keeps_measurements_at_equal_distances_and_the_means_of_all(tiny_config, tiny_digits, monkeypatch):
+    config = tiny_config(*SPLIT, "training.iterations_per_epoch=13", "training.log_drift=true")
+    runs = []
+    for most in (2000, 3):
+        monkeypatch.setattr("bacs.media.drift.DRAWN", most)
+        runs.append(ContinualRun(config, tiny_digits))
+        list(runs[-1].events())
+    means = [[(p.x, p.value) for p in run.points if p.metric == "drift/features"] for run in runs]
+    assert [x for x, _ in means[0]] == [3, 4]
+    assert means[0] == means[1]
+    every, kept = (run.media.state()["drift"] for run in runs)
+    assert [done for done, _ in every] == [4, 8, 12, 16, 20, 24]
+    assert kept == [every[2], every[5]]
+
+
 @pytest.mark.parametrize("grain", ["step", "class"])
 def test_l1_distances_are_those_of_class_means_over_validation(tiny_config, tiny_digits, grain):
     run = ContinualRun(tiny_config(*SPLIT, "training.log_prototypes=true", f"loss.prototypes={grain}"), tiny_digits)

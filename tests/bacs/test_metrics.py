@@ -16,9 +16,11 @@ from bacs.metrics import (
     forgetting,
     forgetting_by_class,
     group_miou,
+    ranking_histogram,
     step_matrix,
     step_metrics,
 )
+from tests.ranking import ap_range, auroc_error
 
 NAN = math.nan
 
@@ -224,34 +226,80 @@ def test_final_metrics_of_one_step_and_of_partial_records():
 # Ranking
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40).filter(
-        lambda pairs: len({positive for _, positive in pairs}) == 2
-    )
+def histogram_of(scores, positives):
+    scores, positives = torch.as_tensor(scores), torch.as_tensor(positives).bool()
+    return ranking_histogram(scores, positives, torch.ones_like(positives))
+
+
+def exact(scores, positives):
+    """(AUROC, AP) of the scores themselves."""
+    truth, given = np.asarray(positives).flatten(), np.asarray(scores).flatten()
+    return roc_auc_score(truth, given), average_precision_score(truth, given)
+
+
+PROBABILITIES = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1e-30, 1e-7, 0.5, 0.50001, 0.7, 0.9999999, 1.0])
+RANKED = st.lists(st.tuples(PROBABILITIES, st.booleans()), min_size=2, max_size=60).filter(
+    lambda pairs: len({positive for _, positive in pairs}) == 2
 )
-def test_ranking_agrees_with_sklearn_also_on_ties(pairs):
+
+
+@settings(max_examples=200, deadline=None)
+@given(RANKED, st.sampled_from([1, 2**10, 2**16, 2**17]))
+def test_ranking_differs_from_that_of_the_scores_by_no_more_than_is_stated(pairs, merged):
+    """Also in coarser bins, where more of them hold positives and negatives."""
     scores, positives = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    auroc, ap = auroc_ap(scores / 7, positives)
-    assert auroc == pytest.approx(roc_auc_score(positives.numpy(), scores.numpy()))
-    assert ap == pytest.approx(average_precision_score(positives.numpy(), scores.numpy()))
+    histogram = histogram_of(scores, positives).unflatten(1, (-1, merged)).sum(dim=2)
+    auroc, ap = auroc_ap(histogram)
+    true_auroc, true_ap = exact(scores, positives)
+    assert abs(auroc - true_auroc) <= auroc_error(histogram) + 1e-9
+    low, high = ap_range(histogram)
+    assert low - 1e-9 <= true_ap <= high + 1e-9
+    assert low - 1e-9 <= ap <= high + 1e-9
 
 
-def test_ranking_of_maps_with_distinct_scores():
+@settings(max_examples=80, deadline=None)
+@given(RANKED.map(lambda pairs: [(round(6 * score) / 6, positive) for score, positive in pairs]))
+def test_scores_far_apart_or_equal_are_ranked_exactly(pairs):
+    scores, positives = zip(*pairs, strict=True)
+    assert auroc_ap(histogram_of(scores, positives)) == pytest.approx(exact(scores, positives))
+
+
+@pytest.mark.parametrize(("spread", "error"), [(0.1, 2e-4), (1, 3e-5), (4, 1e-5), (30, 1e-2)])
+def test_ranking_of_maps(spread, error):
+    """Of a detector that has hardly learnt anything, of two that have, of one with most probabilities at 0 and 1."""
     generator = torch.Generator().manual_seed(0)
-    scores = torch.rand(2, 30, 20, generator=generator)
-    positives = (scores + torch.rand(2, 30, 20, generator=generator) > 1).long()
-    auroc, ap = auroc_ap(scores, positives)
-    assert auroc == pytest.approx(roc_auc_score(positives.flatten(), scores.flatten()))
-    assert ap == pytest.approx(average_precision_score(positives.flatten(), scores.flatten()))
+    positives = torch.rand(2, 100, 90, generator=generator) < 0.3
+    logits = spread * (torch.randn(positives.shape, generator=generator) + positives)
+    auroc, ap = auroc_ap(histogram_of(logits.sigmoid(), positives))
+    assert (auroc, ap) == pytest.approx(exact(logits.sigmoid(), positives), abs=error)
+
+
+def test_histograms_of_parts_add_up_and_masked_pixels_do_not_count():
+    generator = torch.Generator().manual_seed(0)
+    scores, positives = torch.rand(3, 4, 5, generator=generator), torch.rand(3, 4, 5, generator=generator) < 0.4
+    mask = torch.rand(3, 4, 5, generator=generator) < 0.7
+    whole = ranking_histogram(scores, positives, mask)
+    parts = [ranking_histogram(scores[i : i + 1], positives[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    assert torch.equal(whole, torch.stack(parts).sum(dim=0))
+    assert whole.sum(dim=1).tolist() == [int((mask & ~positives).sum()), int((mask & positives).sum())]
+    assert auroc_ap(whole) == pytest.approx(exact(scores[mask], positives[mask]))
+
+
+def test_worked_example():
+    histogram = torch.tensor([[0, 2, 1, 0], [0, 1, 2, 0]])
+    auroc, ap = auroc_ap(histogram)
+    assert auroc == pytest.approx((2 * 2 + 1 / 2 * 1 * 2 + 1 / 2 * 2 * 1) / 9)
+    assert ap == pytest.approx(2 / 3 * 2 / 3 + 1 / 3 * 3 / 6)
+    assert auroc_error(histogram) == pytest.approx(4 / 18)
+    assert ap_range(histogram) == pytest.approx(((1 / 2 + 2 / 3 + 3 / 6) / 3, (2 * 1 + 3 / 4) / 3))
 
 
 @pytest.mark.parametrize("positives", [[0, 0], [1, 1], []])
 def test_ranking_needs_both_classes(positives):
     scores = torch.linspace(0, 1, len(positives))
-    assert all(math.isnan(value) for value in auroc_ap(scores, torch.tensor(positives)))
+    assert all(math.isnan(value) for value in auroc_ap(histogram_of(scores, positives)))
 
 
 def test_ranking_needs_one_score_per_label():
-    with pytest.raises(ValueError, match=r"scores \(2,\) must have the shape of positives \(3,\)"):
-        auroc_ap(torch.rand(2), torch.ones(3))
+    with pytest.raises(ValueError, match=r"\(3,\) must have the shape of scores \(2,\)"):
+        histogram_of(torch.rand(2), torch.ones(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from bacs.detector import Detector
 from bacs.losses.base import Batch, StepContext
 from bacs.model import Model
 from bacs.networks import SegmentationNetwork, UNet, UNetConfig
@@ -18,9 +19,11 @@ def unet() -> SegmentationNetwork:
     return UNet(UNetConfig(width=4, num_layers=2), n_channels=1)
 
 
-def context_at(step: int, network: SegmentationNetwork, *, old_labels_shown: bool = False) -> StepContext:
+def context_at(
+    step: int, network: SegmentationNetwork, detector: Detector | None = None, *, old_labels_shown: bool = False
+) -> StepContext:
     """Step 0 or 1, with heads for two classes a step."""
-    model = Model(network, None)
+    model = Model(network, detector)
     model.grow(2, "random")
     teacher = None
     if step == 1:
