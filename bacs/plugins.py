@@ -76,7 +76,7 @@ def name_faults(names: Any) -> list[Fault]:
         return [Fault("plugins", f"is {names!r}, but must be a list of packages", "write plugins=[mylab.methods]")]
     faults = []
     for name in names:
-        if not _NAME.fullmatch(name) or name.partition(".")[0] in sys.stdlib_module_names:
+        if not _is_ownable(name):
             problem = f"names {name!r}, which is no package of yours"
             faults.append(Fault("plugins", problem, "write its import path: plugins=[mylab.methods]"))
         elif package_of(name) is None:
@@ -87,7 +87,14 @@ def name_faults(names: Any) -> list[Fault]:
 
 def how_to_allow(module: str) -> str:
     """The remedy where a package has not been named."""
+    if not _is_ownable(module):
+        return "name a class of the project, or of a package of your own"
     return f"if you trust it, set {ENVIRONMENT}={module} in the environment, or add plugins=[{module}] to the command"
+
+
+def _is_ownable(module: str) -> bool:
+    """Whether it is an import path, and not one of Python itself."""
+    return _NAME.fullmatch(module) is not None and module.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _contains(package: str, module: str) -> bool:

@@ -36,7 +36,9 @@ NEEDS_COMMON_KNOBS = ("nsga2", "gp")
 LOWEST = 0.0
 """The smallest mean IoU there is: what a configuration counts as that failed before any other has finished."""
 RETRIES = 20
-"""Draws after which a study that only finds configurations it already had is called exhausted."""
+"""Draws of a sampler that only finds configurations it already had; after these, others draw."""
+RANDOM_DRAWS = 100
+"""Random draws after these, before a finite space is gone through value by value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class StudySettings:
 def propose(
     settings: StudySettings, history: Sequence[Told], first: Sequence[Params] = (), warm: Sequence[Told] = ()
 ) -> Params | None:
-    """Suggestion number ``len(history)``; ``None`` when the space has nothing new to offer.
+    """Suggestion number ``len(history)``; ``None`` when everything in the space was suggested.
 
     Args:
         settings: the study.
@@ -115,7 +117,17 @@ def propose(
         params = _ask(settings, results, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
         if params not in seen:
             return params
-    return None
+    return _untried(settings, seen, derive_seed(settings.seed, settings.split, number, "untried"))
+
+
+def _untried(settings: StudySettings, seen: Sequence[Params], seed: int) -> Params | None:
+    """Something new where the sampler repeats itself, as models do that are sure; ``None``: the space has no more."""
+    anything = dataclasses.replace(settings, algorithm="random")
+    for attempt in range(RANDOM_DRAWS):
+        params = _ask(anything, [], derive_seed(seed, attempt) % 2**32)
+        if params not in seen:
+            return params
+    return next((params for params in settings.space.everything() if params not in seen), None)
 
 
 def _grid(space: Space, first: Sequence[Params]) -> list[Params]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ class Dimension:
             return False
         return float(self.low or 0) <= value <= float(self.high or 0)
 
+    def everything(self) -> Sequence[Any]:
+        """All its values; empty: they cannot be counted."""
+        if self.kind == "int":
+            return range(int(self.low or 0), int(self.high or 0) + 1)
+        return self.choices if self.kind == "choice" else ()
+
     def extremes(self) -> tuple[Any, ...]:
         """Values that stand for all: legal ends mean a legal range."""
         return self.choices if self.kind == "choice" else (self.low, self.high, *self.grid)
@@ -136,6 +143,19 @@ class Space:
     def contains(self, params: Params) -> bool:
         """Whether every dimension has one of its values."""
         return all(d.key in params and d.contains(params[d.key]) for d in self.dimensions_of(params))
+
+    def everything(self) -> Iterator[Params]:
+        """Every configuration, the last dimension fastest; nothing where they cannot be counted."""
+        if all(dimension.everything() for dimension in self.dimensions):
+            yield from self._extended({}, self.dimensions)
+
+    def _extended(self, params: Params, dimensions: Sequence[Dimension]) -> Iterator[Params]:
+        if not dimensions:
+            yield params
+            return
+        first, rest = dimensions[0], dimensions[1:]
+        for value in first.everything() if first.varies(params) else [None]:
+            yield from self._extended(params | {first.key: value} if first.varies(params) else params, rest)
 
     def grid(self) -> list[Params]:
         """The listed configurations, or every combination of the grid values, the last dimension fastest."""

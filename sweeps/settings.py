@@ -245,6 +245,7 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
         raise RequestError.of("sweep", f"is {own_section!r}, not a group of keys", "write sweep.KEY=VALUE")
     section = {"name": name, **own_section}
     section |= {key: value for key, value in launch.items() if value is not None}
+    section["storage"] = _folder(section.get("storage") or "runs")
     if own is not None:
         section["config_path"] = str(own)
         search = values.get("search") or {}

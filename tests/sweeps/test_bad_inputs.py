@@ -109,7 +109,7 @@ OVERRIDES = [
     ("resources.gpus_per_trial=-1", ["resources.gpus_per_trial: is -1.0, but must be >= 0", "number >= 0"]),
     ("sweep.time_budget_minutes=-1", ["sweep.time_budget_minutes: is -1.0, but must be > 0", "number > 0"]),
     # classes
-    ("loss._target_=os.system", ["loss._target_: is 'os.system', but must start with bacs.", "inside the package"]),
+    ("loss._target_=os.system", ["loss._target_: is 'os.system', but must start with bacs.", "a class of the project"]),
     (
         "loss._target_=bacs.launch.Path",
         ["loss._target_: is 'bacs.launch.Path', a class of pathlib", "loss=... by name"],
@@ -178,7 +178,10 @@ SPACES = [
     ("dimensions: {sweep.name: {kind: choice, choices: [a, b]}}", ["sweep: is not a configuration group", "known"]),
     ("dimensions: {loss.lkd_mode: {kind: choice, choices: [[a], b]}}", ["[['a'], 'b'], which are not", "each once"]),
     ("dimensions: {loss.lkd_mode: {kind: choice, choices: [l2, l3]}}", ["is 'l3', but must be one of", "set loss"]),
-    ("dimensions: {loss._target_: {kind: choice, choices: [os.system, os.popen]}}", ["'os.popen', but must", "inside"]),
+    (
+        "dimensions: {loss._target_: {kind: choice, choices: [os.system, os.popen]}}",
+        ["'os.popen', but must", "name a class"],
+    ),
     ("dimensions: {training.split: {kind: choice, choices: [2-2, 5-5]}}", ["not searched but enumerated", "splits"]),
     ("methods: [mib]", ["{'methods': ['mib']}, but a space over methods", "write methods: [mib, plop, ...]"]),
     ("methods: [mib, nope]", ["search.space: is 'nope', which does not exist", "known: bacs"]),

@@ -8,17 +8,18 @@ from sweeps.__main__ import app
 
 LAUNCH = {"preset", "overrides", "name", "storage", "address", "tracking_uri", "tracking_optional"}
 COMMANDS = {
-    "plan": LAUNCH | {"simulate", "curves", "workers", "probe", "budget"},
-    "run": LAUNCH,
-    "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional", "retry_failed"},
+    "plan": LAUNCH | {"config_path", "simulate", "curves", "workers", "probe", "budget"},
+    "run": LAUNCH | {"config_path"},
+    "resume": {"name", "overrides", "storage", "address", "tracking_uri", "tracking_optional", "retry_failed"}
+    | {"allow_other_code"},
     "status": {"name", "storage", "watch", "as_json", "traceback"},
     "report": {"name", "storage"},
     "confirm": {"name", "top", "seeds", "class_orders", "as_name", "storage", "address", "tracking_uri"}
     | {"tracking_optional"},
     "sync": {"name", "storage", "tracking_uri"},
-    "clean": {"name", "storage", "max_gb", "dry_run"},
-    "data verify": {"dataset", "overrides", "workers", "as_json"},
-    "data prepare": {"dataset", "overrides"},
+    "clean": {"name", "storage", "max_gb", "other_code", "dry_run"},
+    "data verify": {"dataset", "overrides", "config_path", "workers", "as_json"},
+    "data prepare": {"dataset", "overrides", "config_path"},
 }
 
 

@@ -23,13 +23,12 @@ from bacs.losses.functional.confidence import (
     certain_share,
     completed_cross_entropy,
     confident_labels,
-    histogram_median,
     prediction_entropy,
-    score_histogram,
 )
 from bacs.losses.functional.cross_entropy import cross_entropy
 from bacs.losses.functional.detection import detector_weight, focal_loss, margin_to_threshold, threshold_to_margin
 from bacs.losses.functional.distillation import feature_distillation, foreground_distillation, logit_distillation
+from bacs.losses.functional.histograms import histogram_median, score_histogram
 from bacs.losses.functional.pod import (
     POD_SCALES,
     collapse_new_classes,
