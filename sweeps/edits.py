@@ -54,7 +54,7 @@ def edited(state: SweepState, storage: Path, overrides: Sequence[str], launch: M
 
 def settings_of(state: SweepState, storage: Path) -> SweepConfig:
     """The settings of a sweep whose journal lies in ``storage``, for whoever only reads."""
-    return SweepConfig.from_dict(relocated(state.config, storage))
+    return SweepConfig.recorded(relocated(state.config, storage))
 
 
 def relocated(config: Mapping[str, Any], storage: Path) -> dict[str, Any]:

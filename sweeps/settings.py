@@ -216,6 +216,19 @@ class SweepConfig:
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
 
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> SweepConfig:
+        """That of a journal, for whoever only looks at it: its run is not checked, and none of its classes loaded.
+
+        Raises:
+            RequestError: its space cannot be read.
+        """
+        parts: dict[str, Any] = {n: parse_all(schema, values.get(n) or {}, n)[0] for n, schema in SECTIONS.items()}
+        space = _space(parts["search"])
+        base = {key: value for key, value in values.items() if key not in SECTIONS}
+        resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
+        return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
+
 
 def default_tracking_uri(storage: Path) -> str:
     """The tracking database of sweeps that name none."""
@@ -373,6 +386,12 @@ def _base(
     return (None if faults else base), faults
 
 
+def _space(search: SearchSettings) -> Space:
+    if not search.points:
+        return load_space(search.space)
+    return space_of_listed(search.points, [split_name(split) for split in search.splits])
+
+
 def _check_search(
     search: SearchSettings, base: dict[str, Any] | None, config_path: str | None
 ) -> tuple[Space | None, list[Fault]]:
@@ -389,8 +408,7 @@ def _check_search(
             faults.append(Fault("search.references", f"has {role!r}, which is unknown", f"known: {known}"))
     faults += search_faults(search)
     try:
-        names = [split_name(split) for split in search.splits]
-        space = space_of_listed(search.points, names) if search.points else load_space(search.space)
+        space = _space(search)
     except RequestError as error:
         return None, faults + error.faults
     faults += algorithm_faults(search, space)
