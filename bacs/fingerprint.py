@@ -39,6 +39,8 @@ INERT = (
     "bacs.media",
 )
 """Modules and packages that change no number of a step."""
+PLAIN = "bacs.losses.crossentropy"
+"""Trains step 0 of most methods."""
 DETECTOR = ("bacs.losses.detection", "bacs.detector", "bacs.prototypes")
 MEMORY = ("bacs.remembering", "bacs.replay", "bacs.replay_policies")
 MEASURING = {
@@ -94,7 +96,7 @@ def version_of(package: str) -> str:
 
 @functools.cache
 def _closure(roots: tuple[str, ...]) -> Closure:
-    gated = (*DETECTOR, *MEMORY, *OOD)
+    gated = (*DETECTOR, *MEMORY, *OOD, PLAIN)
     return closure(roots, stops=(*INERT, *gated), beyond=INERT)
 
 
@@ -105,7 +107,7 @@ def _roots(config: RunConfig, step: int) -> Iterator[str]:
         if not part.target.startswith("torch."):  # its version counts
             yield _module(part)
     if method.plain_step_0:
-        yield "bacs.losses.crossentropy"
+        yield PLAIN
     if step > 0 or not method.plain_step_0 or config.compat.train_mode_collection:
         yield _module(config.loss)
     if method.detection is not None:
