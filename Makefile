@@ -55,6 +55,7 @@ bench: $(READY)
 	$(PY) -m tests.benchmarks.detector_memory
 	$(PY) -m tests.benchmarks.plan_accuracy
 	$(PY) -m tests.benchmarks.sharing
+	$(PY) -m tests.benchmarks.fingerprint
 
 bench-gpu:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) -m tests.benchmarks.throughput --device cuda

@@ -18,7 +18,7 @@ from bacs.events import EpochEnded, StepEnded
 from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
-from bacs.origin import MIXED, Origin, refuse_changes
+from bacs.origin import MIXED, Origin, refuse_changes, version
 from bacs.outputs import Outputs
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return predict.main(arguments[1:])
     options = _parser().parse_args(arguments)
     console = Console()
+    if options.version:
+        console.print(version(), markup=False, highlight=False, soft_wrap=True)
+        return DONE
     errors = Console(stderr=True)
     try:
         directory = Path(options.config_path) if options.config_path else None
@@ -131,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="store_true", help="print version, commit and code, and end")
     parser.add_argument("--config-name", default="config", help="a YAML file of the configuration folder")
     parser.add_argument(
         "--config-path",

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bacs import __version__
 from bacs.config import RunConfig
 from bacs.errors import RequestError
 from bacs.fingerprint import fingerprint, libraries, run_code, version_of
@@ -108,6 +109,18 @@ def refuse_changes(where: str, earlier: Mapping[str, Any] | None, new_name: str,
         problem = f"was computed by other code or libraries than those of now: {', '.join(changes)}"
         remedy = f"{new_name}; or go on all the same with {switch}, and every later result is marked as mixed"
         raise RequestError.of(where, problem, remedy)
+
+
+def version() -> str:
+    """What ``--version`` prints: the version, the commit, and a fingerprint of all modules of `bacs`."""
+    folder = Path(__file__).parent
+    names = [
+        path.relative_to(folder.parent).with_suffix("").as_posix().replace("/", ".") for path in folder.rglob("*.py")
+    ]
+    head, dirty = commit()
+    place = "no repository" if head is None else f"commit {head[:10]}{', edited' if dirty else ''}"
+    code = fingerprint(current(sorted(name.removesuffix(".__init__") for name in names)))
+    return f"bacs-sweeps {__version__} ({place}), code {code}, torch {version_of('torch')}"
 
 
 @functools.cache

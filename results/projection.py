@@ -99,10 +99,12 @@ def sweep_identity(state: SweepState) -> dict[str, str]:
 
 def sweep_tags(state: ProjectedState) -> dict[str, str]:
     """All tags of the sweep's own run; ``bound``: what ended it early, ``confirms``: whose winners it confirms,
-    ``warm_start``: the sweeps that it learned from."""
+    ``warm_start``: the sweeps that it learned from, ``code``: fingerprint of its code, ``mixed_code``: it has several.
+    """
     tags = sweep_identity(state) | {"sweep": state.sweep} | state.verdicts | state.fronts
     search = state.config.get("search") or {}
     named = {"bound": state.end_bound, "confirms": state.confirms, "confirms_uid": search.get("confirms_uid")}
+    named |= {"code": state.fingerprint, "commit": state.code.get("commit"), "mixed_code": "true" * state.is_mixed}
     named["warm_start"] = ", ".join(search.get("warm_start") or ())
     return {name: value[:_TAG_CHARACTERS] for name, value in (tags | named).items() if value}
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
+from bacs.origin import version
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
 from results.errors import ResultsError, WorkFailedError
@@ -56,8 +57,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Sweeps of the BACS pipeline on Ray Tune, recorded in MLflow. Exit codes: 0 done, 1 the work failed, "
-    "2 the request was wrong.",
 )
 app.add_typer(data_app, name="data")
 
@@ -87,6 +86,24 @@ TrackingOptional = Annotated[
     bool | None,
     typer.Option("--tracking-optional", help="go on while the tracking server does not answer", show_default=False),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="version, commit and code")
+    ] = False,
+) -> None:
+    """Sweeps of the BACS pipeline on Ray Tune, recorded in MLflow.
+
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong.
+    """
 
 
 @app.command()

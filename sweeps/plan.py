@@ -175,8 +175,8 @@ def _number(value: float | None, form: str | None) -> str:
 
 
 def _outdated(outdated: Outdated) -> str:
-    stored = f"{outdated.stages} of these" if outdated.stages > 1 else "1 of these"
-    return f"{stored} is stored, but by other code: {', '.join(outdated.changes)}"
+    stored = "1 of these is stored" if outdated.stages == 1 else f"{outdated.stages} of these are stored"
+    return f"{stored}, but by other code: {', '.join(outdated.changes)}"
 
 
 def _saving(forecast: Forecast) -> str:

@@ -51,13 +51,19 @@ def make_trial(sweep: SweepConfig, uid: str, *, role: str, number: int, split: A
         "split": name,
         "mode": checked.training.mode,
         "seed": seed,
-        "loss": checked.loss.target.split(".")[-2],
+        "loss": method_name(checked.loss.target),
         "reused_steps": 0,
     }
     if role == "trial" and sweep.search.points:
         tags["configuration"] = list(sweep.search.points[name])[number]
     key = hashlib.sha1(identity.encode(), usedforsecurity=False).hexdigest()[:12]
     return Trial(key, number, role, name, seed, params, checked.resolved, tags)
+
+
+def method_name(target: str) -> str:
+    """How tables call a method: shipped ones by their file, which is their ``loss=`` choice, others by their class."""
+    *_, module, name = target.split(".")
+    return module if target.startswith("bacs.") else name
 
 
 def placed(sweep: SweepConfig, config: dict[str, Any], *, begun: bool) -> dict[str, Any]:
