@@ -15,7 +15,7 @@ from bacs.retired import retired_faults
 from bacs.schema import number_fault, parse_all
 
 _DATASET = ("Config", "check", "classes", "channels")
-_CONTRACTS = {
+MUST_HAVE = {
     "dataset": _DATASET,
     "ood": _DATASET,
     "network": ("Config", "grow"),
@@ -80,7 +80,7 @@ def _locate(group: str, target: Any) -> type[Any]:
     if package_of(found.__module__) is None:  # imported by a module that is allowed
         problem = f"is {target!r}, a class of {found.__module__}, which nobody has allowed"
         raise RequestError.of(f"{group}._target_", problem, f"choose {group}=... by name")
-    lacking = [name for name in _CONTRACTS.get(group, ()) if not hasattr(found, name)]
+    lacking = [name for name in MUST_HAVE.get(group, ()) if not hasattr(found, name)]
     if lacking:
         problem = f"is {target!r}, which cannot be a {group}: it has no {', '.join(lacking)}"
         raise RequestError.of(f"{group}._target_", problem, f"choose {group}=... by name")

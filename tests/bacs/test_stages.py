@@ -14,6 +14,7 @@ import torch
 from bacs.checkpoints import CheckpointFolder, stage_name
 from bacs.compose import compose
 from bacs.config import RunConfig
+from bacs.contracts.values import other_value
 from bacs.errors import RequestError
 from bacs.events import EpochEnded, StepEnded
 from bacs.lineage import acting_fields, run_identity, stage_key
@@ -21,7 +22,6 @@ from bacs.origin import Origin
 from bacs.run import ContinualRun
 from bacs.schema import acts_from, measuring
 from bacs.stages import StageStore, begin
-from tests.bacs.losses.test_contract import other_value
 from tests.conftest import TINY
 
 METHODS = ("bacs", "mib", "plop", "er", "derpp", "lwf", "ilt", "pseudo_label", "crossentropy", "lwf_mc", "sdr")
@@ -226,7 +226,7 @@ def other_values(config, section):
     for field in dataclasses.fields(settings):
         if f"{section}.{field.name}" in GIVEN:
             continue
-        with contextlib.suppress(AssertionError):  # it has one legal value
+        with contextlib.suppress(LookupError):  # it has one legal value
             yield field.name, other_value(type(settings), field, getattr(settings, field.name), section)
 
 
