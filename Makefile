@@ -14,9 +14,10 @@ demo: $(READY)
 
 setup: $(READY)
 
-$(READY): requirements.txt
+$(READY): requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r requirements.txt
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(MAKE) --no-print-directory abn
 	@touch $(READY)
 

@@ -114,12 +114,11 @@ def refuse_changes(where: str, earlier: Mapping[str, Any] | None, new_name: str,
 def version() -> str:
     """What ``--version`` prints: the version, the commit, and a fingerprint of all modules of `bacs`."""
     folder = Path(__file__).parent
-    names = [
-        path.relative_to(folder.parent).with_suffix("").as_posix().replace("/", ".") for path in folder.rglob("*.py")
-    ]
+    files = [path.relative_to(folder.parent).with_suffix("") for path in folder.rglob("*.py")]
+    names = sorted(".".join(file.parts).removesuffix(".__init__") for file in files)
     head, dirty = commit()
     place = "no repository" if head is None else f"commit {head[:10]}{', edited' if dirty else ''}"
-    code = fingerprint(current(sorted(name.removesuffix(".__init__") for name in names)))
+    code = fingerprint(current(names))
     return f"bacs-sweeps {__version__} ({place}), code {code}, torch {version_of('torch')}"
 
 

@@ -1,6 +1,6 @@
 """What a method, a network or a dataset promises, as tests that anybody can run on a class of his own.
 
-By name, from any folder::
+By name, from any folder, where the project is installed (``make setup``, or ``pip install``)::
 
     pytest --pyargs bacs.contracts --target mylab.methods.MyLoss --set weight=0.5
 
