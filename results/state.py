@@ -219,9 +219,15 @@ class SweepState:
             self._take_code(record)
 
     def _take_code(self, record: Record) -> None:
-        code = record.get("code")
+        """A driver with other settings may ask for more modules; only those that both have can have changed."""
+        code, before = record.get("code"), self.code
         self.allows_other_code |= bool(record.get("allow_other_code"))
-        if code and code["fingerprint"] != self.fingerprint:
+        if not code:
+            return
+        parts = [(before.get(part) or {}, code[part]) for part in ("code", "libraries")]
+        if before and not any(old[name] != new[name] for old, new in parts for name in old.keys() & new.keys()):
+            self.codes[-1] = before | {"code": before["code"] | code["code"], "libraries": parts[1][0] | parts[1][1]}
+        else:
             self.codes.append(code)
 
     @property

@@ -99,8 +99,8 @@ def render_winners(state: SweepState) -> Table:
 def render_codes(state: SweepState) -> RenderableType:
     """A line where all trials ran on one code, else a table of the codes and their trials."""
     rows = codes_table(state)
-    if len(rows) == 1 and not state.is_mixed:
-        return Text(f"code: {_code(rows[0])}")
+    if not state.is_mixed:
+        return Text(f"code: {_code(rows[0]) if rows else 'nothing has run yet'}")
     table = Table(title=Text(f"{MIXED}: not all numbers come from the same code"), title_justify="left")
     for heading in ("code", "trials", "other than before"):
         table.add_column(heading)

@@ -174,3 +174,18 @@ def test_what_goes_on_all_the_same_is_marked_and_shares_nothing_of_before(sweep)
     assert first["fingerprint"] == OTHER["fingerprint"]
     assert "bacs.run" in second["changes"]
     assert sweep_code(sweep)["fingerprint"] == second["fingerprint"]
+
+
+def test_settings_that_ask_for_more_modules_are_no_other_code(sweep):
+    path = sweep.folder / JOURNAL
+    with Journal(path) as journal:
+        finish(ledger := opened(sweep, journal), start(ledger))
+    measuring = dict(sweep.resolved["training"], log_drift=True)
+    more = SweepConfig.from_dict(sweep.resolved | {"training": measuring})
+    with Journal(path) as journal:
+        ledger = opened(more, journal)
+        finish(ledger, start(ledger))
+    state = SweepState.load(path)
+    assert not state.is_mixed
+    assert len(state.codes) == 1
+    assert "bacs.media.drift" in state.code["code"]
