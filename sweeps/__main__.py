@@ -379,7 +379,7 @@ def _run(
     console = Console()
     before, since = _known_state(sweep.folder), time.time()
     if before is not None and not allow_other_code:
-        refuse_other_code(before, sweep)
+        refuse_other_code(before, sweep, retry_failed=retry_failed)
     if warm:
         console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
     planned = make_forecast(sweep, before).figures

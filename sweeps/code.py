@@ -32,15 +32,21 @@ def sweep_code(sweep: SweepConfig) -> dict[str, Any]:
     return told | {"code": modules, "libraries": versions}
 
 
-def refuse_other_code(state: SweepState, sweep: SweepConfig) -> None:
+def is_anything_left(state: SweepState, sweep: SweepConfig, *, retry_failed: bool = False) -> bool:
+    """Whether a driver would compute anything. Args: retry_failed: it takes trials up that failed for good."""
+    trials = state.trials.values()
+    over = [trial for trial in trials if trial.is_over and not (retry_failed and trial.status == "failed")]
+    return len(over) < max(len(trials), planned_total(sweep, state))
+
+
+def refuse_other_code(state: SweepState, sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     """For whoever goes on with a sweep of which something was computed, and something is left.
 
     Raises:
         RequestError: its code or libraries have changed; names the files.
     """
-    trials = state.trials.values()
-    is_complete = len(trials) >= planned_total(sweep, state) and all(trial.is_over for trial in trials)
-    if is_complete or not any(trial.attempts for trial in trials):
+    begun = any(trial.attempts for trial in state.trials.values())
+    if not begun or not is_anything_left(state, sweep, retry_failed=retry_failed):
         return
     changes = changes_since(state.code or None)
     if changes:

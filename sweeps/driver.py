@@ -28,7 +28,7 @@ from results.tables import render_status
 from results.tracking import Tracker
 from sweeps.checks import check_tracking
 from sweeps.cluster import keep_secrets
-from sweeps.code import sweep_code
+from sweeps.code import is_anything_left, sweep_code
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.leases import Leases
@@ -74,7 +74,8 @@ def execute(
         with Guard(partial(_last_words, ledger, tracker, console), journal.hurry, end_own_ray) as guard:
             ledger.stopping = guard.draining
             save_request(sweep)
-            _open_books(ledger, journal.repaired_bytes, warm, allow_other_code=allow_other_code)
+            computes = is_anything_left(ledger.state, sweep, retry_failed=retry_failed)
+            _open_books(ledger, journal.repaired_bytes, warm, allow_other_code=allow_other_code, computes=computes)
             if retry_failed:
                 ledger.reopen_failed()
             if sweep.launch.time_budget_minutes is not None:
@@ -133,20 +134,28 @@ def _say(console: Console, text: str, style: str = "yellow") -> None:
 
 
 def _open_books(
-    ledger: Ledger, repaired_bytes: int, warm: Sequence[dict[str, Any]] = (), *, allow_other_code: bool = False
+    ledger: Ledger,
+    repaired_bytes: int,
+    warm: Sequence[dict[str, Any]] = (),
+    *,
+    allow_other_code: bool = False,
+    computes: bool = True,
 ) -> None:
+    """Args: computes: whether this driver computes anything, so that its code is where numbers come from."""
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
-    code = sweep_code(ledger.sweep)
     if ledger.state.created_at is None:
         _refuse_lost_journal(ledger.sweep.folder)
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
         what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": list(warm)}
+        code = sweep_code(ledger.sweep)
         ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, code=code, **what)
         return
-    allowed = {"allow_other_code": True} if allow_other_code else {}
-    ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes, code=code, **allowed)
+    more: dict[str, Any] = {"allow_other_code": True} if allow_other_code else {}
+    if computes:
+        more["code"] = sweep_code(ledger.sweep)
+    ledger.book("resumed", driver=driver, repaired_bytes=repaired_bytes, **more)
     changes = changes_of(ledger.state, ledger.sweep)
     if changes:
         ledger.book("edited", changes=changes)

@@ -14,7 +14,7 @@ from results.rows import codes_table, trials_table
 from results.state import SweepState
 from results.tables import render_codes, render_winners
 from sweeps.checks import check_request
-from sweeps.code import refuse_other_code, sweep_code
+from sweeps.code import is_anything_left, refuse_other_code, sweep_code
 from sweeps.driver import JOURNAL, _open_books
 from sweeps.ledger import Ledger
 from sweeps.settings import SweepConfig, compose_preset
@@ -128,6 +128,13 @@ def test_going_on_under_other_code_is_refused_unless_nothing_was_computed_or_not
         while not ledger.exhausted():
             finish(ledger, start(ledger))
     refuse_other_code(SweepState.load(path), sweep)
+    with Journal(path) as journal:
+        left = is_anything_left(SweepState.load(path), sweep)
+        opened(sweep, journal, computes=left)  # nothing, so what follows is still judged by the code of before
+    assert not left
+    longer = SweepConfig.from_dict(sweep.resolved | {"search": sweep.resolved["search"] | {"trials": 4}})
+    with pytest.raises(RequestError, match=r"bacs/run\.py"):
+        refuse_other_code(SweepState.load(path), longer)
 
 
 def test_a_journal_of_before_is_read_and_refused_only_to_go_on(sweep):
