@@ -53,6 +53,12 @@ def stage_name(step: int) -> str:
     return f"stage-{step:03d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a bundle of a run may have this name."""
+    match = _NAME.fullmatch(name)
+    return match is not None and _place(match).name == name
+
+
 class CheckpointFolder:
     """``stage-<step>/`` and ``epoch-<step>-<epoch>/`` below one folder. One process at a time may save."""
 

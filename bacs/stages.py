@@ -100,15 +100,18 @@ class StageStore:
     def remove(self, key: str) -> None:
         """At once for all who look for it; who is reading it finds it damaged."""
         gone = self.root / f".{key}.{uuid.uuid4().hex[:8]}.tmp"
+        place = self.root / key
+        if not place.exists():  # found by the key that it has on any device
+            place = self.root / Path(os.path.realpath(self.root / _ALIASES / key)).name
         with contextlib.suppress(FileNotFoundError):
-            self._place(key).resolve().rename(gone)
+            place.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
     def clear_drafts(self, older_than_seconds: float) -> None:
         """Removes what killed writers left."""
-        for path in self.root.glob(".*.tmp"):
+        for path in self.root.glob(f".{'[0-9a-f]' * 16}.{'[0-9a-f]' * 8}.tmp"):
             with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - older_than_seconds:
+                if not path.is_symlink() and path.stat().st_mtime < time.time() - older_than_seconds:
                     shutil.rmtree(path, ignore_errors=True)
         for link in (self.root / _ALIASES).glob("*"):
             if link.is_symlink() and not link.exists():

@@ -49,7 +49,7 @@ from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.forecast import make_forecast, real_figures
 from sweeps.ledger import planned_total, trials_at_once
 from sweeps.plan import render_outcome, render_plan
-from sweeps.settings import SweepConfig, compose_preset
+from sweeps.settings import SweepConfig, compose_preset, name_faults
 from sweeps.simulate import render_simulation
 from sweeps.warm_start import told_warm_start, warm_start
 
@@ -332,11 +332,13 @@ def clean_command(
         if not dry_run:
             clean(root, cleaning)
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    for key, reason in cleaning.stages.items():
-        console.print(f"stage {key}: {reason}")
-    what = f"{len(cleaning.stages)} stages" if name is None else f"{len(cleaning.folders)} checkpoints"
+    for removal in cleaning.removals:
+        console.print(f"{removal.path}  {removal.freed_bytes / 1e6:.1f} MB: {removal.reason}")
+    for path, reason in cleaning.left.items():
+        console.print(f"left: {path} {reason}")
+    what = "stages" if name is None else "checkpoints"
     verb = "would go" if dry_run else "are gone"
-    console.print(f"{what} {verb}, {cleaning.freed_bytes / 1e6:.1f} MB")
+    console.print(f"{len(cleaning.removals)} {what} {verb}, {cleaning.freed_bytes / 1e6:.1f} MB")
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -458,6 +460,9 @@ def _override_value(value: Any) -> str:
 
 
 def _folder(name: str, storage: str | None) -> Path:
+    """Raises: RequestError: for what can be no name of a sweep."""
+    if faults := name_faults("NAME", name):
+        raise RequestError(faults)
     return Path(storage or "runs").expanduser().absolute() / name
 
 

@@ -205,12 +205,7 @@ class SweepConfig:
         own = parts["sweep"].config_path if parts["sweep"] is not None else None
         space, search_faults = _check_search(parts["search"], base, own)
         faults += search_faults + _check_stopping(parts["stopping"], base)
-        if parts["sweep"] is not None and not NAME_RULE.fullmatch(parts["sweep"].name):
-            remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
-            faults.append(Fault("sweep.name", f"is {parts['sweep'].name!r}, which is no legal name", remedy))
-        if parts["sweep"] is not None and parts["sweep"].name in RESERVED_NAMES:
-            problem = f"is {parts['sweep'].name}, which is the name of a folder that sweeps share"
-            faults.append(Fault("sweep.name", problem, "choose another --name"))
+        faults += name_faults("sweep.name", parts["sweep"].name) if parts["sweep"] is not None else []
         if faults or space is None or base is None:
             raise RequestError(list(dict.fromkeys(faults)))
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
@@ -228,6 +223,16 @@ class SweepConfig:
         base = {key: value for key, value in values.items() if key not in SECTIONS}
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
+
+
+def name_faults(where: str, name: str) -> list[Fault]:
+    """What is wrong with the name of a sweep, which is also that of its folder. Args: where: it was given."""
+    if not NAME_RULE.fullmatch(name):
+        remedy = "use letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
+        return [Fault(where, f"is {name!r}, which is no legal name", remedy)]
+    if name in RESERVED_NAMES:
+        return [Fault(where, f"is {name}, which is the name of a folder that sweeps share", "choose another name")]
+    return []
 
 
 def default_tracking_uri(storage: Path) -> str:
