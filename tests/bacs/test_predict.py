@@ -125,6 +125,7 @@ def test_options_are_frozen():
         "bundle": ([], None, "None"),
         "images": ([], "+", "None"),
         "out": (["--out"], None, "runs/predictions"),
+        "plugins": (["--plugins"], None, "[]"),
     }
 
 

@@ -210,7 +210,7 @@ def test_command_line_leaves_results_beside_the_checkpoints_or_under_runs(
     folder = tmp_path / ("kept/mine/results" if checkpoints else "runs/results/mine")
     assert main(arguments) == 0
     assert str(folder.relative_to(tmp_path)) in capsys.readouterr().out
-    expected = {"metrics.json", "steps.csv", "classes.csv", "confusion-0.csv"}
+    expected = {"metrics.json", "origin.json", "steps.csv", "classes.csv", "confusion-0.csv"}
     assert {path.name for path in folder.iterdir()} == expected
     before = metrics(folder)
     assert before["mode"] == "joint"

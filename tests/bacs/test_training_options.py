@@ -270,6 +270,7 @@ def test_every_key_is_tested_somewhere():
         "eval_batch_size",  # test_run.py
         "name", "exp_name", "ckpt_dir",  # test_command_line.py
         "stages", "overrides_from_step",  # test_stages.py
+        "any_device",  # test_origin.py
         "n_gpus",  # test_launch.py
         "micro_batches",  # test_micro_batches.py
         "log_images", "log_prototypes", "log_drift",  # test_media.py

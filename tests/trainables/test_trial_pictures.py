@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import trainables.trial
+from bacs.origin import Origin
 from bacs.run import ContinualRun
 from trainables.folder import TrialFolder
 
@@ -13,11 +14,12 @@ def test_pictures_lie_in_the_folder_of_the_trial(tiny_config, tiny_digits, tmp_p
     reports = []
     monkeypatch.setattr(trainables.trial.tune, "report", lambda metrics, checkpoint=None: reports.append(metrics))
     fixed = ["loss=crossentropy", "training.mode=joint", "training.epochs=1", "training.log_images=2"]
-    trainables.trial._drive(ContinualRun(tiny_config(*fixed), tiny_digits), TrialFolder(tmp_path))
+    config = tiny_config(*fixed)
+    trainables.trial._drive(ContinualRun(config, tiny_digits), Origin.of(config), TrialFolder(tmp_path))
     assert [report["kind"] for report in reports] == ["started", "epoch", "step", "final"]
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
     assert len(files) == 2
     assert all(name.startswith("pictures/step-0/image-") for name in files)
     results = {path.name for path in (tmp_path / "results").iterdir()}
-    assert results == {"metrics.json", "steps.csv", "classes.csv", "confusion-0.csv"}
+    assert results == {"metrics.json", "origin.json", "steps.csv", "classes.csv", "confusion-0.csv"}
     assert json.loads((tmp_path / "results/metrics.json").read_text())["final"] == reports[-1]["final"]

@@ -11,6 +11,7 @@ import pytest
 
 import bacs.patience
 import trainables.trial
+from bacs.origin import Origin
 from bacs.run import ContinualRun
 from results.journal import Journal
 from results.state import SweepState
@@ -91,7 +92,7 @@ def test_a_damaged_checkpoint_is_told_in_the_journal_and_by_status(
 
     def attempt():
         reports.clear()
-        trainables.trial._drive(ContinualRun(config, tiny_digits), folder)
+        trainables.trial._drive(ContinualRun(config, tiny_digits), Origin.of(config), folder)
         for report in reports:
             ledger.book_report(trial.key, report)
 
@@ -127,7 +128,8 @@ def test_a_trial_that_waits_for_storage_says_so_while_it_waits(
 
     monkeypatch.setattr(trainables.trial.tune, "report", report)
     config = tiny_config("training.mode=joint", "training.epochs=1", "loss=crossentropy")
-    trainables.trial._drive(ContinualRun(config, tiny_digits), TrialFolder(small_disk.folder / "trial"))
+    folder = TrialFolder(small_disk.folder / "trial")
+    trainables.trial._drive(ContinualRun(config, tiny_digits), Origin.of(config), folder)
     known = ledger.state.trials[trial.key]
     assert known.status == "finished"
     assert "waiting to write the checkpoint epoch-000-00001" in known.notes[0]
