@@ -10,6 +10,7 @@ from typing import Any
 
 from results.errors import ResultsError
 from results.journal import read_journal
+from results.record_types import record_fault
 from results.records import Record
 
 STATUSES = ("pending", "running", "finished", "stopped", "failed")
@@ -174,7 +175,8 @@ class SweepState:
         """Fold a whole journal.
 
         Raises:
-            ResultsError: as `results.journal.read_journal`, or a record names an unknown trial.
+            ResultsError: as `results.journal.read_journal`, or a record names an unknown trial, lacks a field or has
+                one of another type.
         """
         state = cls()
         state.refresh(path)
@@ -184,6 +186,11 @@ class SweepState:
         """Fold what was appended since the last call, and return it."""
         records, end = read_journal(path, self.offset, self.seq + 1)
         for record in records:
+            if fault := record_fault(record):
+                raise ResultsError(
+                    f"{path}: line {record['seq']} ({record['kind']}) is no record of ours: {fault}",
+                    "another program wrote it: restore the file from a copy, or keep the lines before it and `resume`",
+                )
             self.apply(record)
         self.offset, self.seq = end, self.seq + len(records)
         return records
