@@ -25,7 +25,7 @@ from bacs.run import ContinualRun
 _OF_THE_RUN = ("identity", "model", "origin")
 """Metadata of a checkpoint that differs between runs that share the stage."""
 _OF_THE_STORE = ("preimage", "devices")
-_ALIASES = ".any-device"
+ALIASES = "any-device"
 """Folder of links to stages by the key that they would have on any device."""
 
 
@@ -102,7 +102,7 @@ class StageStore:
         gone = self.root / f".{key}.{uuid.uuid4().hex[:8]}.tmp"
         place = self.root / key
         if not place.exists():  # found by the key that it has on any device
-            place = self.root / Path(os.path.realpath(self.root / _ALIASES / key)).name
+            place = self.root / Path(os.path.realpath(self.root / ALIASES / key)).name
         with contextlib.suppress(FileNotFoundError):
             place.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -113,24 +113,23 @@ class StageStore:
             with contextlib.suppress(OSError):
                 if not path.is_symlink() and path.stat().st_mtime < time.time() - older_than_seconds:
                     shutil.rmtree(path, ignore_errors=True)
-        for link in (self.root / _ALIASES).glob("*"):
+        for link in (self.root / ALIASES).glob("*"):
             if link.is_symlink() and not link.exists():
                 link.unlink(missing_ok=True)
 
     def _place(self, key: str) -> Path:
         place = self.root / key
-        return place if place.exists() else self.root / _ALIASES / key
+        return place if place.exists() else self.root / ALIASES / key
 
     def _link(self, key: str, alias: str) -> None:
-        """Lets a stage be found by another key too; the newest stage of several has it."""
-        if alias == key:
-            return
-        folder = self.root / _ALIASES
-        draft = folder / f"{alias}.{uuid.uuid4().hex[:8]}"
+        """Lets a stage be found by another key too; the first of several has it."""
+        link = self.root / ALIASES / alias
         with contextlib.suppress(OSError):  # who asks by that key computes it again
-            folder.mkdir(exist_ok=True)
-            draft.symlink_to(Path("..") / key)
-            draft.replace(folder / alias)
+            link.parent.mkdir(exist_ok=True)
+            if link.is_symlink() and not link.exists():  # that stage was cleaned away
+                link.unlink(missing_ok=True)
+            if alias != key:
+                link.symlink_to(Path("..") / key)
 
 
 def begin(

@@ -20,7 +20,7 @@ from bacs.config import RunConfig, n_steps
 from bacs.errors import RequestError
 from bacs.lineage import acting_fields, key_of
 from bacs.origin import changes_since
-from bacs.stages import StageStore
+from bacs.stages import ALIASES, StageStore
 from results.errors import ResultsError
 from results.journal import is_being_written
 from results.state import SweepState, TrialState
@@ -158,7 +158,7 @@ def _why_no_checkpoint(path: Path) -> str:
 def _stages(root: Path, found: Cleaning) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and pre-image of what is a stage beyond doubt, those used longest ago first."""
     store, ours = StageStore(root), {}
-    for path in sorted(root.glob("[!.]*")):
+    for path in sorted(path for path in root.glob("[!.]*") if path.name != ALIASES):
         preimage: dict[str, Any] = {}
         if path.is_symlink():
             found.left[path] = "is a link"
