@@ -287,9 +287,16 @@ def test_a_right_dataset_is_planned(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["resume", "status", "report", "sync"])
-@pytest.mark.parametrize("name", ["nobody", "..", "a/../b"])
-def test_names_of_sweeps_that_do_not_exist(refused, command, name):
-    refused([f"NAME: is {Path(name).name}, but there is no such sweep", "--storage"], name, command=command)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nobody", ["NAME: is nobody, but there is no such sweep", "--storage"]),
+        ("..", ["NAME: is '..', which is no legal name", "use letters"]),
+        ("a/../b", ["NAME: is 'a/../b', which is no legal name", "use letters"]),
+    ],
+)
+def test_names_of_sweeps_that_do_not_exist(refused, command, name, words):
+    refused(words, name, command=command)
 
 
 @pytest.mark.parametrize(
