@@ -18,6 +18,7 @@ import torch
 from bacs.building import build_method
 from bacs.components import Component
 from bacs.config import RunConfig, n_steps
+from bacs.losses.detection import Detection
 from bacs.networks.norms import extension
 from bacs.source import Closure, closure
 
@@ -39,6 +40,10 @@ INERT = (
     "bacs.media",
 )
 """Modules and packages that change no number of a step."""
+SETTINGS = tuple(name for name in INERT if name.rpartition(".")[2] in (
+    "components", "config", "schema", "source", "retired", "plugins", "errors"
+))  # fmt: skip
+"""Of these, what own classes import for their settings; of the others they may compute with something."""
 PLAIN = "bacs.losses.crossentropy"
 """Trains step 0 of most methods."""
 DETECTOR = ("bacs.losses.detection", "bacs.detector", "bacs.prototypes")
@@ -97,30 +102,32 @@ def version_of(package: str) -> str:
 @functools.cache
 def _closure(roots: tuple[str, ...]) -> Closure:
     gated = (*DETECTOR, *MEMORY, *OOD, PLAIN)
-    return closure(roots, stops=(*INERT, *gated), beyond=INERT)
+    return closure(roots, stops=(*INERT, *gated), beyond=INERT, never=SETTINGS)
 
 
 def _roots(config: RunConfig, step: int) -> Iterator[str]:
     """The modules of the classes that act up to a step, beside the loop."""
     method = build_method(config.loss, config.training, config.compat)
     for part in (config.dataset, config.network, config.optimizer, config.scheduler):
-        if not part.target.startswith("torch."):  # its version counts
-            yield _module(part)
+        yield from _modules(part)
     if method.plain_step_0:
         yield PLAIN
-    if step > 0 or not method.plain_step_0 or config.compat.train_mode_collection:
-        yield _module(config.loss)
+    own_detection = method.detection is not None and type(method.detection) is not Detection
+    if step > 0 or not method.plain_step_0 or own_detection or config.compat.train_mode_collection:
+        yield from _modules(config.loss)
     if method.detection is not None:
         yield from DETECTOR
     if method.memory[0] > 0 and (step > 0 or config.compat.train_mode_collection):
         yield from MEMORY
     if config.ood is not None:
-        yield from (*OOD, _module(config.ood))
+        yield from (*OOD, *_modules(config.ood))
     for key, modules in MEASURING.items():
         if getattr(config.training, key):
             yield from modules
 
 
-def _module(part: Component) -> str:
-    found: Any = part.factory
-    return str(found.__module__)
+def _modules(part: Component) -> list[str]:
+    """Where a class is named, and where it is defined; of PyTorch the version counts."""
+    factory: Any = part.factory
+    names = dict.fromkeys((part.target.rpartition(".")[0], str(factory.__module__)))
+    return [name for name in names if name.partition(".")[0] != "torch"]

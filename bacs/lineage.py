@@ -80,8 +80,9 @@ def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
     fields = {group: _acting(config, group, acting) for group in config.groups if group not in ("dataset", "ood")}
     for name in VARIES_WITH_STEP:
         fields["training"].pop(name, None)
-    if acting == 0 and config.loss.factory.plain_step_0:
-        detection = build_method(config.loss, training, config.compat).detection
+    method = build_method(config.loss, training, config.compat)
+    if acting == 0 and method.plain_step_0:
+        detection = method.detection
         fields["loss"] = {
             "terms": "cross_entropy",
             "detector": None if detection is None else dataclasses.asdict(detection.settings),

@@ -63,8 +63,8 @@ class Origin:
 
     def take_over(self, earlier: Mapping[str, Any] | None) -> None:
         """Goes on from what another process has come to. Args: earlier: its `state`; ``None``: it kept none."""
-        self.mixed = list(dict.fromkeys([*(earlier or {}).get("mixed", []), *self.mixed, *changes_since(earlier)]))
-        self._add_devices((earlier or {}).get("devices", []))
+        self.mixed = list(dict.fromkeys([*_texts(earlier, "mixed"), *self.mixed, *changes_since(earlier)]))
+        self._add_devices(_texts(earlier, "devices"))
 
     @property
     def is_pure(self) -> bool:
@@ -84,7 +84,8 @@ def changes_since(earlier: Mapping[str, Any] | None) -> list[str]:
     Args:
         earlier: an origin's `state`, or the code that a journal keeps; ``None``: none was kept.
     """
-    code, versions = (earlier or {}).get("code"), (earlier or {}).get("libraries")
+    told = earlier if isinstance(earlier, Mapping) else {}
+    code, versions = told.get("code"), told.get("libraries")
     if not isinstance(code, Mapping) or not code:
         return [UNKNOWN]
     now = current(code)
@@ -120,6 +121,12 @@ def version() -> str:
     place = "no repository" if head is None else f"commit {head[:10]}{', edited' if dirty else ''}"
     code = fingerprint(current(names))
     return f"bacs-sweeps {__version__} ({place}), code {code}, torch {version_of('torch')}"
+
+
+def _texts(earlier: Any, name: str) -> list[str]:
+    """A list of an origin's `state`, which may come from anywhere."""
+    values = earlier.get(name) if isinstance(earlier, Mapping) else None
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from bacs.errors import Fault
@@ -24,24 +25,31 @@ ENTRY_POINTS = "bacs.plugins"
 SHIPPED = ("bacs", "torch.optim")
 """Packages whose classes may always be named."""
 
+_INSTALLED = {"site-packages", "dist-packages"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def named() -> tuple[str, ...]:
     """What the command line and the environment name; child processes inherit it."""
-    return tuple(dict.fromkeys(filter(None, map(str.strip, os.environ.get(ENVIRONMENT, "").split(",")))))
+    names = map(str.strip, os.environ.get(ENVIRONMENT, "").split(","))
+    return tuple(dict.fromkeys(name for name in names if _is_ownable(name)))
 
 
 @functools.cache
 def installed() -> tuple[str, ...]:
-    """What installed distributions announce under the entry-point group."""
-    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return tuple(dict.fromkeys(point.module for point in points))
+    """What installed distributions announce under the entry-point group; a folder that merely lies on the path, such as
+    an unpacked download, installs nothing."""
+    names = []
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        place = Path(str(point.dist.locate_file(""))) if point.dist is not None else Path()
+        if _INSTALLED & set(place.absolute().parts) and _NAME.fullmatch(point.value.partition(":")[0]):
+            names.append(point.module)
+    return tuple(dict.fromkeys(names))
 
 
 def allow(names: Iterable[str]) -> None:
     """Adds packages that the user has named to those of this process and of its children."""
-    os.environ[ENVIRONMENT] = ",".join(dict.fromkeys((*named(), *names)))
+    os.environ[ENVIRONMENT] = ",".join(dict.fromkeys((*named(), *filter(_is_ownable, names))))
 
 
 @contextlib.contextmanager
@@ -52,7 +60,7 @@ def allowing(names: Iterable[str] = ()) -> Iterator[None]:
         allow(names)
         yield
     finally:
-        os.environ.pop(ENVIRONMENT) if before is None else os.environ.update({ENVIRONMENT: before})
+        os.environ.pop(ENVIRONMENT, None) if before is None else os.environ.update({ENVIRONMENT: before})
 
 
 def package_of(module: str) -> str | None:

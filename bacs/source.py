@@ -1,9 +1,9 @@
 """Which source files act on a class: its import closure, read from syntax trees. Imports nothing, needs no library.
 
 A module is followed if it belongs to the project, to the package of a root, or to any other code that was not
-installed as a library. Packages whose ``__init__`` only passes names on are looked through: ``from package import
-name`` leads to the module that defines the name, and to no other. What a module imports at run time by a name that it
-makes up (``importlib.import_module``) is not seen.
+installed as a library. Packages of the project whose ``__init__`` only passes names on are looked through: ``from
+package import name`` leads to the module that defines the name, and to no other. The ``__init__`` of any other package
+counts for all that is in it. What a module imports at run time (``importlib.import_module``) is not seen.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 _PROJECT = "bacs"
-_FORMAT = 1
-"""Of the canonical text of a syntax tree and of the files that keep its digest."""
+_READER = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+"""This code, by which facts that other code has kept are told."""
+_FOR_CHECKERS = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 _SKIPPED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores"}
 _LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 
@@ -50,7 +51,7 @@ class Source:
     """16 hex digits; comments, docstrings, formatting and what only type checkers read do not count."""
     imports: tuple[Import, ...]
     passes_on: bool
-    """Whether it defines nothing: a package's ``__init__`` with imports alone."""
+    """Whether it is a package of the project whose ``__init__`` has imports alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +64,41 @@ class Closure:
     """Top-level names of the installed packages that modules outside the project import."""
 
 
-def closure(roots: Iterable[str], stops: Collection[str] = (), beyond: Collection[str] = ()) -> Closure:
+def closure(
+    roots: Iterable[str], stops: Collection[str] = (), beyond: Collection[str] = (), never: Collection[str] = ()
+) -> Closure:
     """The modules that some modules import, and these import, and so on.
 
     Args:
         roots: names of modules.
         stops: modules and packages that are not entered from the first root; a root of its own is, where it is one.
-        beyond: of these, what is never entered, from no root.
+        beyond: of these, what is entered from no root.
+        never: of these, what is not entered from modules outside the project either.
     """
     first, *others = roots
     owners = frozenset(root.partition(".")[0] for root in (first, *others))
     found: dict[str, str] = {}
     libraries: set[str] = set()
     for root, closed in ((first, stops), *((root, beyond) for root in others)):
-        waiting = [root]
+        waiting: list[tuple[str, Collection[str]]] = [(root, ())]
         while waiting:
-            module = waiting.pop()
-            if module in found or (module != root and _lies_in(module, closed)):
+            module, barred = waiting.pop()
+            if module in found or _lies_in(module, barred):
                 continue
             source = source_of(module, owners)
             if source is None:
                 continue
             found[module] = source.digest
-            waiting += _parents(module, owners)
+            is_ours = module.partition(".")[0] == _PROJECT
+            barred = closed if is_ours else never
+            waiting += [(package, barred) for package in _parents(module, owners)]
             for needed in source.imports:
                 top = needed.module.partition(".")[0]
                 kind = "source" if top == _PROJECT or top in owners else ""
-                if module.partition(".")[0] != _PROJECT:  # the project itself imports libraries, and nobody's own code
+                if not is_ours:  # the project itself imports libraries, and nobody's own code
                     kind = _kind(top, owners)
                 if kind == "source":
-                    waiting += _targets(needed, owners)
+                    waiting += [(target, barred) for target in _targets(needed, owners)]
                 elif kind == "library":
                     libraries.add(top)
     return Closure(dict(sorted(found.items())), frozenset(libraries))
@@ -117,7 +123,7 @@ def current(modules: Iterable[str]) -> dict[str, str]:
 
 def digest_of(*modules: str, stops: Collection[str] = ()) -> str:
     """16 hex digits of the closure of some modules."""
-    found = [closure([module], stops).modules for module in modules]
+    found = [closure([module], stops, stops, stops).modules for module in modules]
     text = json.dumps(found, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -186,7 +192,7 @@ def _names(folder: Path) -> frozenset[str]:
     """What lies in a folder; empty where it is none."""
     try:
         return frozenset(os.listdir(folder))  # noqa: PTH208  # names alone are asked for
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero in it
         return frozenset()
 
 
@@ -209,6 +215,8 @@ def _targets(needed: Import, owners: frozenset[str]) -> Iterator[str]:
         yield from _whole(inner, needed.attributes, owners)
     elif package is not None and package.passes_on:
         for passed in package.imports:
+            if passed.alias == needed.name and passed.name not in ("*", passed.alias):
+                yield needed.module  # it gives it another name, which counts
             if passed.alias == needed.name and passed.name != "*":
                 yield from _targets(Import(passed.module, passed.name, "", needed.attributes), owners)
             elif passed.name == "*":
@@ -259,8 +267,9 @@ def parse_source(content: bytes, module: str, *, is_package: bool) -> Source:
         return Source(hashlib.sha256(content).hexdigest()[:16], (), passes_on=False)
     reader = _Reader(module, is_package)
     reader.read(tree)
+    is_ours = is_package and module.partition(".")[0] == _PROJECT
     digest = hashlib.sha256("\0".join(reader.text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Source(digest, tuple(reader.imports()), passes_on=is_package and all(map(_only_passes_on, tree.body)))
+    return Source(digest, tuple(reader.imports()), passes_on=is_ours and all(map(_only_passes_on, tree.body)))
 
 
 class _Reader:
@@ -325,7 +334,7 @@ def _is_inert(node: ast.AST) -> bool:
     """Docstrings, and imports for type checkers alone."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) in _FOR_CHECKERS
 
 
 def _only_passes_on(node: ast.stmt) -> bool:
@@ -355,11 +364,11 @@ def _kept(path: Path, module: str, checksum: str) -> Source | None:
         return None
     try:
         record: Any = json.loads(place.read_bytes())
-        if record["of"] != [_FORMAT, module, checksum]:
+        if record["of"] != [_READER, module, checksum]:
             return None
         imports = tuple(Import(m, n, a, asked and tuple(asked)) for m, n, a, asked in record["imports"])
         return Source(str(record["digest"]), imports, bool(record["passes_on"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -368,7 +377,7 @@ def _keep(path: Path, module: str, checksum: str, source: Source) -> None:
     if place is None:
         return
     imports = [[i.module, i.name, i.alias, i.attributes] for i in source.imports]
-    record = {"of": [_FORMAT, module, checksum], "digest": source.digest, "passes_on": source.passes_on}
+    record = {"of": [_READER, module, checksum], "digest": source.digest, "passes_on": source.passes_on}
     draft = place.with_name(f"{place.name}.{os.getpid()}")
     with suppress(OSError):  # a folder that cannot be written
         place.parent.mkdir(exist_ok=True)

@@ -40,7 +40,7 @@ def package(tmp_path, monkeypatch):
 
 def forget():
     for function in (source._kind, source._folders, source._path, source._names, source._read):
-        function.cache_clear()
+        getattr(function, "cache_clear", lambda: None)()
 
 
 def test_a_closure_follows_what_is_used_and_looks_through_packages_that_only_pass_on(package):
@@ -56,29 +56,53 @@ def test_a_closure_follows_what_is_used_and_looks_through_packages_that_only_pas
         helper="value = 2\n",
     )
     found = closure(["lab.a"])
-    assert set(found.modules) == {"lab.a", "lab.b", "lab.deep.inner", "lab.late", "helper"}
+    deep = {"lab.deep", "lab.deep.inner", "lab.deep.other"}
+    assert set(found.modules) == {"lab", "lab.a", "lab.b", "lab.late", "helper", *deep}
     assert found.libraries == {"numpy"}
-    assert set(closure(["lab.a"], stops=("lab.b",)).modules) == {"lab.a"}
-    assert set(closure(["lab.d", "lab.b"], stops=("lab",), beyond=("helper",)).modules) == {
-        "lab.d", "lab.b", "lab.deep.inner", "lab.late",
-    }  # fmt: skip
+    assert set(closure(["lab.a"], never=("lab.b", "helper")).modules) == {"lab", "lab.a"}
 
 
-def test_what_is_asked_of_a_package_leads_to_its_module_and_any_other_use_to_all(package):
+def test_the_init_of_somebody_elses_package_counts_for_all_that_it_imports(package):
     package(
-        lab__init="",
-        lab__facade__init="from lab.facade.one import f\nfrom lab.facade.two import g\n",
+        lab__init="from lab import patch\n",
+        lab__patch="import torch\ntorch.manual_seed(0)\n",
+        lab__facade__init="from lab.facade.one import f as g\n",
         lab__facade__one="def f(): ...\n",
-        lab__facade__two="def g(): ...\n",
-        lab__asks="from lab import facade\nfacade.f()\n",
-        lab__hands_on="from lab import facade\ncall(facade)\n",
+        lab__asks="from lab import facade\nfacade.g()\n",
         lab__stars="from lab.facade import *\n",
         lab__effects="import lab.facade\n",
     )
-    one, two = "lab.facade.one", "lab.facade.two"
-    assert set(closure(["lab.asks"]).modules) == {"lab.asks", one}
-    for module in ("lab.hands_on", "lab.stars", "lab.effects"):
-        assert set(closure([module]).modules) == {module, one, two}
+    for module in ("lab.asks", "lab.stars", "lab.effects"):
+        found = set(closure([module]).modules)
+        assert found == {module, "lab", "lab.patch", "lab.facade", "lab.facade.one"}
+
+
+def test_packages_of_the_project_are_looked_through_unless_they_give_a_name_another_one(tmp_path, monkeypatch):
+    init = "from bacs.f.one import f\nfrom bacs.f.two import g\n"
+    for name, text in {
+        "__init__": "",
+        "f/__init__": init,
+        "f/one": "",
+        "f/two": "",
+        "asks": "from bacs import f\nf.f()\n",
+    }.items():
+        path = tmp_path / "bacs" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(source, "_folders", lambda top: (tmp_path / "bacs",) if top == "bacs" else ())
+    forget()
+    assert set(closure(["bacs.asks"]).modules) == {"bacs.asks", "bacs.f.one"}
+    (tmp_path / "bacs/f/__init__.py").write_text("from bacs.f.one import e as f\nfrom bacs.f.two import g\n")
+    forget()
+    assert set(closure(["bacs.asks"]).modules) == {"bacs.asks", "bacs.f", "bacs.f.one", "bacs.f.two"}
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.parametrize("test", ["not TYPE_CHECKING", "X or TYPE_CHECKING", "MY_TYPE_CHECKING"])
+def test_only_what_type_checkers_alone_read_is_left_out(test):
+    texts = [f"if {test}:\n    x = {value}\n".encode() for value in (1, 2)]
+    assert len({parse_source(text, "m", is_package=False).digest for text in texts}) == 2
 
 
 def test_packages_that_run_code_count_for_every_module_in_them(package):
@@ -96,7 +120,7 @@ def test_installed_libraries_count_by_their_version_unless_they_are_a_root(packa
     forget()
     assert closure(["lab"]).modules.keys() == {"lab"}
     assert closure(["lab"]).libraries == {"kit"}
-    assert closure(["kit.part"]).modules.keys() == {"kit.part"}
+    assert closure(["kit.part"]).modules.keys() == {"kit", "kit.part"}
 
 
 SAME = {
