@@ -18,7 +18,7 @@ from bacs.events import EpochEnded, StepEnded
 from bacs.exits import DONE, FAILED, refuse
 from bacs.launch import local_ranks
 from bacs.lineage import run_identity
-from bacs.origin import MIXED, Origin, refuse_changes, version
+from bacs.origin import ALLOW_OTHER_CODE, MIXED, Origin, refuse_changes, version
 from bacs.outputs import Outputs
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
@@ -26,7 +26,6 @@ from bacs.run import ContinualRun, DivergedError
 from bacs.stages import begin
 from bacs.view import RunView
 
-ALLOW_OTHER_CODE = "--allow-other-code"
 PICTURES, RESULTS = Path("runs/pictures"), Path("runs/results")
 """Where runs without checkpoints leave both: a folder each, by ``training.exp_name`` or identity."""
 

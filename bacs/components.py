@@ -55,10 +55,15 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
 def keys_of(group: str, section: Mapping[str, Any]) -> set[str]:
     """The keys that the class named by a section has; empty where it cannot be used, or has plain arguments."""
     try:
-        schema = getattr(_locate(group, section.get("_target_")), "Config", None)
+        return keys_of_class(_locate(group, section.get("_target_")))
     except RequestError:
         return set()
-    return set() if schema is None else {field.name for field in dataclasses.fields(schema)}
+
+
+def keys_of_class(factory: type[Any]) -> set[str]:
+    """Those of its ``Config``; empty where that is no dataclass."""
+    schema = getattr(factory, "Config", None)
+    return {field.name for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else set()
 
 
 def _locate(group: str, target: Any) -> type[Any]:

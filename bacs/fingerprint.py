@@ -23,14 +23,18 @@ from bacs.networks.norms import extension
 from bacs.source import Closure, closure
 
 LOOP = "bacs.run"
-INERT = (
-    "bacs.components",  # settings are in the key themselves, however they were read and checked
+SETTINGS = (
+    "bacs.components",
     "bacs.config",
     "bacs.schema",
     "bacs.source",
     "bacs.retired",
     "bacs.plugins",
     "bacs.errors",
+)
+"""Modules by which settings are read and checked; their values are in the key themselves."""
+INERT = (
+    *SETTINGS,
     "bacs.events",
     "bacs.checkpoints",
     "bacs.bundle",
@@ -39,11 +43,7 @@ INERT = (
     "bacs.report",
     "bacs.media",
 )
-"""Modules and packages that change no number of a step."""
-SETTINGS = tuple(name for name in INERT if name.rpartition(".")[2] in (
-    "components", "config", "schema", "source", "retired", "plugins", "errors"
-))  # fmt: skip
-"""Of these, what own classes import for their settings; of the others they may compute with something."""
+"""Modules and packages that change no number of a step, unless classes from outside compute with them."""
 PLAIN = "bacs.losses.crossentropy"
 """Trains step 0 of most methods."""
 DETECTOR = ("bacs.losses.detection", "bacs.detector", "bacs.prototypes")

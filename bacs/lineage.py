@@ -27,7 +27,7 @@ VARIES_WITH_STEP = ("split", "shuffle_classes", "overrides_from_step")
 
 def run_identity(config: RunConfig) -> str:
     """16 hex digits: equal for two configurations that differ only in fields that never change a result."""
-    return _digest({group: _acting(config, group, None) for group in config.groups})
+    return key_of({group: _acting(config, group, None) for group in config.groups})
 
 
 def passive_keys(config: RunConfig) -> set[str]:
@@ -47,11 +47,10 @@ def stage_key(config: RunConfig, step: int, manifest: str, numerics: Numerics) -
 def stage_preimage(config: RunConfig, step: int, manifest: str, numerics: Numerics) -> dict[str, Any]:
     """Everything that the outcome of stage ``step`` depends on, and what is measured in it, readable."""
     code = acting_code(config, step)
-    described = numerics.describe()
     preimage = {
         **acting_fields(config, step),
         "data": manifest,
-        "numerics": described,
+        "numerics": numerics.describe(),
         "code": code.modules,
         "libraries": libraries(config, code),
     }
@@ -62,11 +61,6 @@ def on_any_device(preimage: Mapping[str, Any]) -> dict[str, Any]:
     """The same without the kind of device, of which only the last digits of a result depend."""
     numerics = {name: value for name, value in preimage["numerics"].items() if name not in DEVICE_FIELDS}
     return {**preimage, "numerics": numerics}
-
-
-def key_of(preimage: Mapping[str, Any]) -> str:
-    """16 hex digits."""
-    return _digest(preimage)
 
 
 def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
@@ -80,8 +74,8 @@ def acting_fields(config: RunConfig, step: int) -> dict[str, Any]:
     fields = {group: _acting(config, group, acting) for group in config.groups if group not in ("dataset", "ood")}
     for name in VARIES_WITH_STEP:
         fields["training"].pop(name, None)
-    method = build_method(config.loss, training, config.compat)
-    if acting == 0 and method.plain_step_0:
+    method = build_method(config.loss, training, config.compat) if acting == 0 else None
+    if method is not None and method.plain_step_0:
         detection = method.detection
         fields["loss"] = {
             "terms": "cross_entropy",
@@ -133,6 +127,7 @@ def _values(part: Any) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else dataclasses.asdict(settings)
 
 
-def _digest(preimage: Mapping[str, Any]) -> str:
+def key_of(preimage: Mapping[str, Any]) -> str:
+    """16 hex digits."""
     text = json.dumps(preimage, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -21,6 +21,8 @@ from bacs.precision import Numerics
 from bacs.source import current, file_of
 
 UNKNOWN = "code that the version of then did not record"
+ALLOW_OTHER_CODE = "--allow-other-code"
+"""The switch of both command lines."""
 MIXED = "MIXED CODE"
 """How results begin that several codes have a part in."""
 _GIT_SECONDS = 10.0

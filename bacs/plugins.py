@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bacs.errors import Fault
+from bacs.source import LIBRARY_FOLDERS, lies_in
 
 ENVIRONMENT = "BACS_PLUGINS"
 ENTRY_POINTS = "bacs.plugins"
 SHIPPED = ("bacs", "torch.optim")
 """Packages whose classes may always be named."""
 
-_INSTALLED = {"site-packages", "dist-packages"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -42,7 +42,7 @@ def installed() -> tuple[str, ...]:
     names = []
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         place = Path(str(point.dist.locate_file(""))) if point.dist is not None else Path()
-        if _INSTALLED & set(place.absolute().parts) and _NAME.fullmatch(point.value.partition(":")[0]):
+        if LIBRARY_FOLDERS & set(place.absolute().parts) and _NAME.fullmatch(point.value.partition(":")[0]):
             names.append(point.module)
     return tuple(dict.fromkeys(names))
 
@@ -65,11 +65,9 @@ def allowing(names: Iterable[str] = ()) -> Iterator[None]:
 
 def package_of(module: str) -> str | None:
     """The allowed package that a module belongs to; ``None``: none, so nothing of it may be loaded."""
-    for packages in (SHIPPED, named):
-        for package in packages if isinstance(packages, tuple) else packages():
-            if _contains(package, module):
-                return package
-    return next((package for package in installed() if _contains(package, module)), None)
+    allowed = [package for package in (*SHIPPED, *named()) if lies_in(module, [package])]
+    allowed = allowed or [package for package in installed() if lies_in(module, [package])]
+    return allowed[0] if allowed else None
 
 
 def needed_by(targets: Iterable[str]) -> list[str]:
@@ -103,7 +101,3 @@ def how_to_allow(module: str) -> str:
 def _is_ownable(module: str) -> bool:
     """Whether it is an import path, and not one of Python itself."""
     return _NAME.fullmatch(module) is not None and module.partition(".")[0] not in sys.stdlib_module_names
-
-
-def _contains(package: str, module: str) -> bool:
-    return module == package or module.startswith(f"{package}.")

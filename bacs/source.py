@@ -26,7 +26,10 @@ _READER = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 """This code, by which facts that other code has kept are told."""
 _FOR_CHECKERS = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 _SKIPPED_FIELDS = {"ctx", "kind", "type_comment", "type_ignores"}
-_LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
+LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
+"""Where what was installed lies."""
+CHECKS = ("bacs.errors", "bacs.schema")
+"""Modules that say what is wrong with settings, and make nothing of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def closure(
         waiting: list[tuple[str, Collection[str]]] = [(root, ())]
         while waiting:
             module, barred = waiting.pop()
-            if module in found or _lies_in(module, barred):
+            if module in found or lies_in(module, barred):
                 continue
             source = source_of(module, owners)
             if source is None:
@@ -121,8 +124,8 @@ def current(modules: Iterable[str]) -> dict[str, str]:
     return digests
 
 
-def digest_of(*modules: str, stops: Collection[str] = ()) -> str:
-    """16 hex digits of the closure of some modules."""
+def digest_of(*modules: str, stops: Collection[str] = CHECKS) -> str:
+    """16 hex digits of the closure of some modules, to name what they have made. Args: stops: what does not count."""
     found = [closure([module], stops, stops, stops).modules for module in modules]
     text = json.dumps(found, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -150,7 +153,7 @@ def _kind(top: str, owners: frozenset[str]) -> str:
     folders = _folders(top)
     if not folders:
         return ""
-    installed = any(_LIBRARY_FOLDERS & set(folder.parts) for folder in folders)
+    installed = any(LIBRARY_FOLDERS & set(folder.parts) for folder in folders)
     return "library" if installed and top not in (*owners, _PROJECT) else "source"
 
 
@@ -238,7 +241,8 @@ def _whole(module: str, attributes: tuple[str, ...] | None, owners: frozenset[st
             yield from _targets(passed, owners)
 
 
-def _lies_in(module: str, packages: Collection[str]) -> bool:
+def lies_in(module: str, packages: Collection[str]) -> bool:
+    """Whether a module is one of some packages, or inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 

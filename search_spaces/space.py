@@ -157,6 +157,13 @@ class Space:
         for value in first.everything() if first.varies(params) else [None]:
             yield from self._extended(params | {first.key: value} if first.varies(params) else params, rest)
 
+    def extremes(self) -> Iterator[Params]:
+        """What stands for every configuration: the listed ones, and each dimension alone at each of its extremes."""
+        yield from self.points
+        for dimension in self.dimensions:
+            method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
+            yield from (method | {dimension.key: value} for value in dict.fromkeys(dimension.extremes()))
+
     def grid(self) -> list[Params]:
         """The listed configurations, or every combination of the grid values, the last dimension fastest."""
         if self.points:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
-from bacs.origin import version
+from bacs.origin import ALLOW_OTHER_CODE, version
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
 from results.errors import ResultsError, WorkFailedError
@@ -40,7 +40,7 @@ from results.tracking import Tracker
 from sweeps import bounds
 from sweeps.checks import check_request
 from sweeps.clean import checkpoints_to_clean, clean, stages_to_clean
-from sweeps.code import ALLOW_OTHER_CODE, refuse_other_code
+from sweeps.code import refuse_other_code
 from sweeps.confirm import confirmation
 from sweeps.data_command import data_app
 from sweeps.driver import JOURNAL, execute

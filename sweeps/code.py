@@ -6,16 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from bacs.config import RunConfig
-from bacs.errors import RequestError
 from bacs.fingerprint import acting_code, fingerprint, libraries
-from bacs.origin import changes_since, commit
+from bacs.origin import ALLOW_OTHER_CODE, commit, refuse_changes
 from results.state import SweepState
 from search_spaces.space import METHOD_KEY, Params
 from sweeps.ledger import planned_total
 from sweeps.settings import SweepConfig, configured
 from sweeps.trials import CROSS_ENTROPY
-
-ALLOW_OTHER_CODE = "--allow-other-code"
 
 
 def sweep_code(sweep: SweepConfig) -> dict[str, Any]:
@@ -48,14 +45,9 @@ def refuse_other_code(state: SweepState, sweep: SweepConfig, *, retry_failed: bo
     begun = any(trial.attempts for trial in state.trials.values())
     if not begun or not is_anything_left(state, sweep, retry_failed=retry_failed):
         return
-    changes = changes_since(state.code or None)
-    if changes:
-        problem = f"is {state.sweep}, which other code or libraries than those of now have begun: {', '.join(changes)}"
-        remedy = (
-            "start a sweep of its own: `run PRESET --name OTHER`; or go on all the same with "
-            f"`resume {state.sweep} {ALLOW_OTHER_CODE}`, and every later result is marked as mixed"
-        )
-        raise RequestError.of("NAME", problem, remedy)
+    new_name = "start a sweep of its own: `run PRESET --name OTHER`"
+    switch = f"`resume {state.sweep} {ALLOW_OTHER_CODE}`"
+    refuse_changes(f"sweep {state.sweep}", state.code or None, new_name, switch)
 
 
 def _runs(sweep: SweepConfig) -> Iterator[RunConfig]:
@@ -63,12 +55,8 @@ def _runs(sweep: SweepConfig) -> Iterator[RunConfig]:
     base, own = sweep.base, sweep.launch.config_path
     yield RunConfig.from_dict({**base, METHOD_KEY: dict(CROSS_ENTROPY), "training": _plain(base["training"])})
     starts: list[Params] = [{METHOD_KEY: method} for method in sweep.space.methods] or [{}]
-    for start in [*starts, *sweep.space.points]:
-        yield RunConfig.from_dict(configured(base, start, own))
-    for dimension in sweep.space.dimensions:
-        method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
-        for value in dict.fromkeys(dimension.extremes()):
-            yield RunConfig.from_dict(configured(base, method | {dimension.key: value}, own))
+    for params in [*starts, *sweep.space.extremes()]:
+        yield RunConfig.from_dict(configured(base, params, own))
 
 
 def _plain(training: dict[str, Any]) -> dict[str, Any]:

@@ -469,12 +469,8 @@ def _check_dimensions(space: Space, base: dict[str, Any], config_path: str | Non
             faults.append(Fault(f"search.space: {key}", "is not searched but enumerated", remedy))
     if faults:
         return faults
-    for point in space.points:
+    for point in space.extremes():
         faults += _check_point(space, base, point, config_path)
-    for dimension in space.dimensions:
-        method = {} if dimension.when is None else {METHOD_KEY: dimension.when}
-        for value in dict.fromkeys(dimension.extremes()):
-            faults += _check_point(space, base, method | {dimension.key: value}, config_path)
     return faults
 
 

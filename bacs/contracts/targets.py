@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from bacs.components import MUST_HAVE
+from bacs.components import MUST_HAVE, keys_of_class
 from bacs.contracts.base import Contract, load
 from bacs.contracts.datasets import DatasetContract
 from bacs.contracts.methods import MethodContract
@@ -38,7 +37,7 @@ def contracts_of(targets: Sequence[str], settings: Sequence[str]) -> list[type[C
         except RequestError as error:
             faults += error.faults
             continue
-        keys = _keys(found)
+        keys = keys_of_class(found)
         known |= keys
         same = sum(other.target.endswith(f".{found.__name__}") for other in made)
         members = {"target": target, "settings": {key: value for key, value in values.items() if key in keys}}
@@ -75,8 +74,3 @@ def _contract_for(target: str, found: type[Any]) -> type[Contract]:
     problem = f"is no class that there is a contract for; for a dataset it lacks {', '.join(lacking)}"
     remedy = "name a subclass of bacs.losses.base.Method or bacs.networks.SegmentationNetwork, or a whole dataset"
     raise RequestError.of(target, problem, remedy)
-
-
-def _keys(found: type[Any]) -> set[str]:
-    schema = getattr(found, "Config", None)
-    return {field.name for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else set()
