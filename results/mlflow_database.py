@@ -1,7 +1,10 @@
-"""A new SQLite tracking database: all of it, or nothing."""
+"""SQLite tracking databases: a new one, all of it or nothing, and one that was moved with its storage folder."""
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import urllib.parse
 from pathlib import Path
 
 from results.writer_lock import WriterLock
@@ -28,6 +31,32 @@ def make_database(path: Path) -> None:
             _make(path, path.with_name(f".{path.name}.tmp"))
     finally:
         lock.release()
+
+
+def move_artifacts(path: Path, experiment_id: str, root: Path) -> None:
+    """Lets an experiment, and its runs, keep its artifacts below ``root``: MLflow records absolute places.
+
+    So it is where the storage folder that holds both was moved or copied, or where the folder of before is gone.
+
+    Args:
+        path: the database.
+        experiment_id: of a sweep.
+        root: folder of its artifacts.
+    """
+    new = root.resolve().as_uri()
+    with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as database, database:
+        query = "SELECT artifact_location FROM experiments WHERE experiment_id = ?"
+        (old,) = database.execute(query, (experiment_id,)).fetchone() or (new,)
+        before = Path(urllib.parse.unquote(urllib.parse.urlsplit(old).path))
+        moved_along = root.resolve().parents[1] in path.resolve().parents
+        if old == new or not old.startswith("file:") or (before.is_dir() and not moved_along):
+            return
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment_id))
+        database.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+            "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+            (new, len(old) + 1, experiment_id, len(old) + 1, f"{old}/"),
+        )
 
 
 def _is_made(path: Path) -> bool:

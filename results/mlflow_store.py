@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import ResultsError
-from results.mlflow_database import make_database
+from results.mlflow_database import make_database, move_artifacts
 from results.projection import Point
 
 _ENTITIES_A_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # what a server takes at most
@@ -74,16 +75,18 @@ class RunStore:
         Args:
             uri: the tracking URI.
             experiment: the experiment's name.
-            artifact_root: where artifacts go when the experiment is created in a SQLite database. A server
-                has its own place.
+            artifact_root: where the artifacts of an experiment in a database go. A server has its own place.
         """
         from mlflow import MlflowClient
 
         if is_sqlite(uri):
             make_database(sqlite_path(uri).absolute())
         self._client = MlflowClient(tracking_uri=uri)
-        root = artifact_root.resolve().as_uri() if is_sqlite(uri) else None
+        # Left to itself MLflow would put those of a database below the folder that the command was started in.
+        root = artifact_root.resolve().as_uri() if is_database(uri) else None
         self._experiment_id = self._get_or_create_experiment(experiment, root)
+        if is_sqlite(uri):
+            move_artifacts(sqlite_path(uri).absolute(), self._experiment_id, artifact_root)
 
     def find_runs(self, tags: Mapping[str, str]) -> list[RemoteRun]:
         """All runs that carry these tags; deleted ones are not among them."""
@@ -212,6 +215,11 @@ def _remote(run: Any) -> RemoteRun:
 def is_sqlite(uri: str) -> bool:
     """Whether a tracking URI means a SQLite file."""
     return uri.startswith("sqlite:")
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow writes to a database itself."""
+    return bool(re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:", uri))
 
 
 def sqlite_path(uri: str) -> Path:

@@ -38,7 +38,7 @@ class Tracker:
             uri: MLflow tracking URI, ``sqlite:////...`` or ``http(s)://...``.
             experiment: name of the experiment; created when missing.
             journal_path: the journal, which may not exist yet.
-            artifact_root: folder for artifacts of a SQLite experiment; default ``artifacts`` beside the
+            artifact_root: folder for artifacts of an experiment in a database; default ``artifacts`` beside the
                 journal. A server has its own place.
 
         Raises:

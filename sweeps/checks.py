@@ -13,13 +13,18 @@ from bacs.errors import Fault, RequestError
 from results.errors import ResultsError
 from results.reachability import NoAnswer
 from results.tracking import Tracker
+from search_spaces.space import Space
 from sweeps.cluster import check_address
 from sweeps.settings import SweepConfig, default_tracking_uri
 from sweeps.trials import workers_per_trial
 
 
-def check_request(values: Mapping[str, Any]) -> SweepConfig:
+def check_request(values: Mapping[str, Any], space: Space | None = None) -> SweepConfig:
     """The checked sweep behind a composed dictionary.
+
+    Args:
+        values: the dictionary.
+        space: that of the journal, for a sweep that exists.
 
     Raises:
         RequestError: with the faults of the configuration and of every service it needs.
@@ -27,7 +32,7 @@ def check_request(values: Mapping[str, Any]) -> SweepConfig:
     faults: list[Fault] = []
     sweep: SweepConfig | None = None
     try:
-        sweep = SweepConfig.from_dict(values)
+        sweep = SweepConfig.from_dict(values, space)
     except RequestError as error:
         faults += error.faults
     launch = values.get("sweep") or {}

@@ -26,6 +26,7 @@ from results.journal import Journal
 from results.state import SweepState
 from results.tables import render_status
 from results.tracking import Tracker
+from search_spaces.recorded import space_record
 from sweeps.checks import check_tracking
 from sweeps.cluster import keep_secrets
 from sweeps.code import is_anything_left, sweep_code
@@ -148,7 +149,7 @@ def _open_books(
         versions = {name: importlib.metadata.version(name) for name in VERSIONED}
         versions["python"] = platform.python_version()
         name, uid = ledger.sweep.launch.name, uuid.uuid4().hex
-        what = {"config": ledger.sweep.resolved, "space": ledger.sweep.space.describe(), "warm": list(warm)}
+        what = {"config": ledger.sweep.resolved, "space": space_record(ledger.sweep.space), "warm": list(warm)}
         code = sweep_code(ledger.sweep)
         ledger.book("created", sweep=name, uid=uid, versions=versions, driver=driver, code=code, **what)
         return

@@ -16,8 +16,11 @@ from bacs.errors import Fault, RequestError
 from bacs.lineage import passive_keys
 from bacs.plugins import allow
 from results.state import SweepState
+from search_spaces.recorded import dimensions_of, recorded_space
+from search_spaces.space import Space
 from sweeps.checks import check_request
 from sweeps.settings import SweepConfig, nested
+from sweeps.trials import at_home
 
 Changes = dict[str, list[Any]]
 """Dotted key -> [old, new]."""
@@ -45,7 +48,7 @@ def edited(state: SweepState, storage: Path, overrides: Sequence[str], launch: M
     allow(named_plugins(overrides))
     edits = [text for text in overrides if not named_plugins([text])]
     changes = _parsed(edits) | {f"sweep.{key}": value for key, value in launch.items() if value is not None}
-    sweep = check_request(nested(relocated(state.config, storage), changes))
+    sweep = check_request(nested(relocated(state.config, storage), changes), space_of(state))
     faults = forbidden(state, sweep)
     if faults:
         raise RequestError(faults)
@@ -54,7 +57,12 @@ def edited(state: SweepState, storage: Path, overrides: Sequence[str], launch: M
 
 def settings_of(state: SweepState, storage: Path) -> SweepConfig:
     """The settings of a sweep whose journal lies in ``storage``, for whoever only reads."""
-    return SweepConfig.recorded(relocated(state.config, storage))
+    return SweepConfig.recorded(relocated(state.config, storage), space_of(state))
+
+
+def space_of(state: SweepState) -> Space | None:
+    """What the journal says that is searched; ``None``: it is one of before that told, or lists its points itself."""
+    return None if state.points else recorded_space(state.space)
 
 
 def relocated(config: Mapping[str, Any], storage: Path) -> dict[str, Any]:
@@ -66,9 +74,11 @@ def relocated(config: Mapping[str, Any], storage: Path) -> dict[str, Any]:
 
 def changes_of(state: SweepState, sweep: SweepConfig) -> Changes:
     """What a request changes in the settings of a sweep."""
-    known = state.config
-    with contextlib.suppress(RequestError):  # the dataset may have been moved
-        known = SweepConfig.from_dict(known).resolved  # this version may know more keys, whose defaults are no changes
+    known = at_home(sweep, state.config)
+    with contextlib.suppress(RequestError):
+        # This version may know more keys, whose defaults are no changes.
+        known = SweepConfig.from_dict(known, space_of(state) or sweep.space).resolved
+    known = _with_values_of(state.config, known)
     changes = dict(differences(known, sweep.resolved))
     return {key: change for key, change in changes.items() if key not in ENUMERATED}
 
@@ -133,13 +143,15 @@ def _too_few(state: SweepState, trials: int) -> list[Fault]:
 
 
 def _other_space(state: SweepState, sweep: SweepConfig) -> list[Fault]:
-    """The space is a file, which may have been edited since."""
-    old, new = state.space, sweep.space.describe()
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) if old else []
-    return [
-        _refusal(f"search.space {sweep.space.name}: {name}", f"was {old.get(name)}, now {new.get(name)}")
-        for name in names
-    ]
+    """`run` reads the space from its file, which may have been edited since."""
+    old, new = dimensions_of(state.space), sweep.space.describe()
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) if state.space else []
+    where = f"search.space {sweep.space.name}"
+    faults = [_refusal(f"{where}: {name}", f"was {old.get(name)}, now {new.get(name)}") for name in names]
+    recorded = space_of(state)
+    if recorded is not None and recorded.points != sweep.space.points:
+        faults.append(_refusal(f"{where}: points", "are not those that it began with"))
+    return faults
 
 
 def _refusal(key: str, problem: str, *, grows: bool = False) -> Fault:
@@ -158,6 +170,18 @@ def _moved(value: Any, old: str, new: str) -> Any:
         if path == old or path.startswith(f"{old}/"):
             return prefix + new + path[len(old) :]
     return value
+
+
+def _with_values_of(known: Mapping[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:
+    """``filled`` with the values that ``known`` has."""
+    values = dict(filled)
+    for key, value in known.items():
+        before = values.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            values[key] = _with_values_of(value, before)
+        else:
+            values[key] = value
+    return values
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, list[Any]]]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from bacs.config import RunConfig
@@ -29,7 +30,7 @@ from sweeps.prefixes import Prefixes
 from sweeps.retries import OWN_FAULTS, Ending, ending_of, extra_pieces, is_retried
 from sweeps.settings import SweepConfig, split_name
 from sweeps.studies import split_names, studies, study_settings
-from sweeps.trials import Trial, make_trial, placed
+from sweeps.trials import Trial, at_home, make_trial, placed
 from trainables.causes import OTHER_CODE
 from trainables.folder import TrialFolder
 
@@ -87,7 +88,7 @@ class Ledger:
         self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
-        self._prefixes = Prefixes()
+        self._prefixes = Prefixes(partial(at_home, sweep))
         self._heard: dict[str, float] = {}  # reading of `time.monotonic` when a trial under way was last heard of
         self._early = EarlyStopping(sweep.stopping, self._defaults, state.trials.values())
 

@@ -12,7 +12,7 @@ from search_spaces.space import METHOD_KEY, Params
 from sweeps.ledger import suggestions_of
 from sweeps.settings import SweepConfig, split_name
 from sweeps.studies import study_of, study_settings
-from sweeps.trials import Trial, make_trial, placed
+from sweeps.trials import Trial, at_home, make_trial, placed
 
 LOOKED_AT = 128
 """Suggestions of a split whose configurations are worked out, unless a list or grid names them all."""
@@ -66,7 +66,9 @@ def _journalled(sweep: SweepConfig, state: SweepState) -> list[PlannedTrial]:
     planned = []
     for known in state.trials.values():
         fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(Trial)}
-        if not known.is_over:
+        if known.is_over:
+            fields["config"] = at_home(sweep, known.config)
+        else:
             fields["config"] = placed(sweep, known.config, begun=known.attempts > 0)
         planned.append(PlannedTrial(Trial(**fields), steps_done=known.step, is_over=known.is_over))
     return planned

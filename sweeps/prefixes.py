@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bacs.config import RunConfig, n_steps
@@ -16,13 +16,15 @@ from results.state import TrialState
 class Prefixes:
     """Of the trials of one sweep. A prefix stands for a stage key, which only a run that has opened its data knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_home: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
+        """Args: at_home: makes of a trial's configuration one that can be checked here."""
+        self._at_home = at_home
         self._known: dict[str, list[str]] = {}
 
     def of(self, trial: TrialState) -> list[str]:
         """One a step: equal for two trials where they compute the same up to that step."""
         if trial.key not in self._known:
-            self._known[trial.key] = _prefixes(RunConfig.from_dict(trial.config))
+            self._known[trial.key] = _prefixes(RunConfig.from_dict(self._at_home(trial.config)))
         return self._known[trial.key]
 
     def done(self, trials: Mapping[str, TrialState], fingerprint: str) -> set[str]:

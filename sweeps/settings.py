@@ -17,6 +17,7 @@ from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.plugins import allow
 from bacs.schema import knob, parse_all
+from results.mlflow_store import is_sqlite, sqlite_path
 from results.state import SELECTION_METRIC
 from search_spaces.points import space_of_listed
 from search_spaces.propose import ALGORITHMS
@@ -188,8 +189,12 @@ class SweepConfig:
         return self.launch.tracking_uri or default_tracking_uri(Path(self.launch.storage))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:
+    def from_dict(cls, values: Mapping[str, Any], space: Space | None = None) -> SweepConfig:
         """Checks everything that needs no service.
+
+        Args:
+            values: the composed dictionary.
+            space: that of the journal, for a sweep that exists; ``None``: ``search.space`` names the file.
 
         Raises:
             RequestError: with the faults of all sections together.
@@ -199,11 +204,14 @@ class SweepConfig:
         for name, schema in SECTIONS.items():
             parts[name], found = parse_all(schema, values.get(name) or {}, name)
             faults += found
+        if parts["sweep"] is not None and parts["sweep"].tracking_uri:
+            uri = absolute_uri(parts["sweep"].tracking_uri)
+            parts["sweep"] = dataclasses.replace(parts["sweep"], tracking_uri=uri)
         run = {key: value for key, value in values.items() if key not in SECTIONS}
         base, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
         own = parts["sweep"].config_path if parts["sweep"] is not None else None
-        space, search_faults = _check_search(parts["search"], base, own)
+        space, search_faults = _check_search(parts["search"], base, own, space)
         faults += search_faults + _check_stopping(parts["stopping"], base)
         faults += name_faults("sweep.name", parts["sweep"].name) if parts["sweep"] is not None else []
         if faults or space is None or base is None:
@@ -212,14 +220,18 @@ class SweepConfig:
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
 
     @classmethod
-    def recorded(cls, values: Mapping[str, Any]) -> SweepConfig:
+    def recorded(cls, values: Mapping[str, Any], space: Space | None) -> SweepConfig:
         """That of a journal, for whoever only looks at it: its run is not checked, and none of its classes loaded.
+
+        Args:
+            values: the journal's.
+            space: the journal's; ``None``: it is of an earlier version, so ``search.space`` is asked.
 
         Raises:
             RequestError: its space cannot be read.
         """
         parts: dict[str, Any] = {n: parse_all(schema, values.get(n) or {}, n)[0] for n, schema in SECTIONS.items()}
-        space = _space(parts["search"])
+        space = space or _space(parts["search"])
         base = {key: value for key, value in values.items() if key not in SECTIONS}
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
@@ -238,6 +250,11 @@ def name_faults(where: str, name: str) -> list[Fault]:
 def default_tracking_uri(storage: Path) -> str:
     """The tracking database of sweeps that name none."""
     return f"sqlite:///{storage.absolute()}/mlflow.db"
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking URI that means the same in every folder."""
+    return f"sqlite:///{sqlite_path(uri).absolute()}" if is_sqlite(uri) and sqlite_path(uri).name else uri
 
 
 def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +287,9 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
         if isinstance(search, Mapping):
             space = own / SPACES / f"{search.get('space', DEFAULT_SPACE)}.yaml"
             values |= {"search": {**search, "space": str(space)}} if space.is_file() else {}
+    search = values.get("search") or {}
+    if isinstance(search, Mapping) and str(search.get("space")).endswith((".yaml", ".yml")):
+        values |= {"search": {**search, "space": str(Path(search["space"]).expanduser().absolute())}}
     return values | {"sweep": section}
 
 
@@ -398,7 +418,7 @@ def _space(search: SearchSettings) -> Space:
 
 
 def _check_search(
-    search: SearchSettings, base: dict[str, Any] | None, config_path: str | None
+    search: SearchSettings, base: dict[str, Any] | None, config_path: str | None, space: Space | None
 ) -> tuple[Space | None, list[Fault]]:
     faults = []
     for key, values in (("splits", search.splits), ("seeds", search.seeds)):
@@ -413,7 +433,7 @@ def _check_search(
             faults.append(Fault("search.references", f"has {role!r}, which is unknown", f"known: {known}"))
     faults += search_faults(search)
     try:
-        space = _space(search)
+        space = space or _space(search)
     except RequestError as error:
         return None, faults + error.faults
     faults += algorithm_faults(search, space)

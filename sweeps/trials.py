@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +74,37 @@ def placed(sweep: SweepConfig, config: dict[str, Any], *, begun: bool) -> dict[s
     begun. One that has keeps them, and with them its numbers and checkpoints; only another number of workers, which
     needs other machines, makes it begin afresh.
     """
-    run = RunConfig.from_dict(config)
-    changes: Params = {}
-    for key in passive_keys(run):
-        group, _, name = key.partition(".")
-        base = sweep.base.get(group) or {}
-        if base.get("_target_") == config[group].get("_target_") and name in base:
-            changes[key] = base[name]
+    run = RunConfig.from_dict(at_home(sweep, config))
     machine = _machine(sweep)
-    if not begun or machine["training.n_gpus"] != run.training.n_gpus:
-        changes |= machine
-    return nested(run.resolved, changes)
+    if begun and machine["training.n_gpus"] == run.training.n_gpus:
+        return run.resolved
+    return nested(run.resolved, machine)
+
+
+def at_home(sweep: SweepConfig, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a journal with the sweep's values of now for keys that never change a result.
+
+    Its dataset and caches may lie elsewhere now, and a configuration can only be checked where they are.
+    """
+    changes: Params = {}
+    for key in _passive_keys(sweep.base):
+        group, _, name = key.partition(".")
+        base, own = sweep.base[group], config.get(group) or {}
+        if base.get("_target_") == own.get("_target_") and name in base:
+            changes[key] = base[name]
+    return nested(config, changes)
+
+
+_PASSIVE: dict[str, set[str]] = {}
+"""What :func:`_passive_keys` found, by the classes of a run."""
+
+
+def _passive_keys(base: Mapping[str, Any]) -> set[str]:
+    """Those of a run's classes; a sweep of thousands of trials asks for each of them."""
+    classes = str([(group, section.get("_target_")) for group, section in base.items() if isinstance(section, dict)])
+    if classes not in _PASSIVE:
+        _PASSIVE[classes] = passive_keys(RunConfig.from_dict(base))
+    return _PASSIVE[classes]
 
 
 def _machine(sweep: SweepConfig) -> Params:

@@ -17,6 +17,7 @@ from sweeps.driver import JOURNAL
 from sweeps.edits import differences
 from sweeps.settings import SweepConfig, configured, split_name
 from sweeps.studies import split_names, studies
+from sweeps.trials import at_home
 
 WHERE = "search.warm_start"
 MACHINE_KEYS = {"training.n_gpus", "training.threads", "training.device"}
@@ -111,7 +112,7 @@ def _refuse_another_run(sweep: SweepConfig, name: str, trial: TrialState) -> Non
     place = {"training.split": split, "training.seed": trial.seed}
     try:
         now = RunConfig.from_dict(configured(sweep.base, {**trial.params, **place}, sweep.launch.config_path))
-        then = RunConfig.from_dict(trial.config)
+        then = RunConfig.from_dict(at_home(sweep, trial.config))
     except RequestError as error:
         problem = f"names {name}, whose runs this version refuses: {error.faults[0].where} {error.faults[0].problem}"
         raise RequestError.of(WHERE, problem, f"leave {name} out") from None

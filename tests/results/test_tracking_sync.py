@@ -1,13 +1,17 @@
 """`sync`: any tracking server is rebuilt from the journal alone, by any number of processes, any number of times."""
 
+import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
+from mlflow import MlflowClient
 from tracking_servers import dump
 
 from results import Journal, ResultsError, Tracker
+from results.mlflow_store import is_database
 from results.projection import milliseconds
 from results.writer_lock import WriterLock
 from tests.waiting import wait_until
@@ -230,3 +234,50 @@ def test_a_journal_that_another_process_goes_on_writing_is_not_abandoned(scribe,
     assert dump(uri)[cut]["info"][1] == "RUNNING"
     with pytest.raises(ResultsError):
         Journal(scribe.path)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_artifacts_follow_a_storage_folder_that_was_moved(copied, scribe, empty_database, tmp_path):
+    """The old one is not written to again, whether it is still there or not."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for name in ("digits", "other"):
+        (old / name).mkdir(parents=True)
+    (old / "mlflow.db").write_bytes(empty_database)
+    scribe.created()
+    first = scribe.run_trial(0)
+    shutil.copy(scribe.path, old / "digits" / "journal.jsonl")
+    shutil.copy(scribe.path, old / "other" / "journal.jsonl")
+    for name in ("digits", "other"):
+        Tracker(f"sqlite:///{old}/mlflow.db", name, old / name / "journal.jsonl").sync_once()
+    shutil.copytree(old, new)
+    if not copied:
+        shutil.rmtree(old)
+    before = {path: path.stat().st_mtime_ns for path in old.rglob("*")}
+    second = scribe.run_trial(1)
+    shutil.copy(scribe.path, new / "digits" / "journal.jsonl")
+    moved = [f"sqlite:///{new}/mlflow.db", new / "digits" / "journal.jsonl"]
+    subprocess.run([sys.executable, "-c", SYNC, *moved], check=True)  # MLflow remembers places within a process
+
+    client = MlflowClient(f"sqlite:///{new}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits")
+    runs = {run.data.tags.get("trial"): run for run in client.search_runs([experiment.experiment_id])}
+    for key in (first, second):
+        assert (new / "digits" / "artifacts" / runs[key].info.run_id / "artifacts" / "config.yaml").is_file()
+        assert [file.path for file in client.list_artifacts(runs[key].info.run_id)] == ["config.yaml"]
+    assert {path: path.stat().st_mtime_ns for path in old.rglob("*")} == before
+    (left,) = client.search_runs([client.get_experiment_by_name("other").experiment_id], "tags.role != 'sweep'")
+    assert left.info.artifact_uri.startswith((old / "other").as_uri()), "it moves when it is looked at itself"
+
+
+@pytest.mark.parametrize(
+    ("uri", "ours"),
+    [
+        ("sqlite:////data/mlflow.db", True),
+        ("postgresql://lab/mlflow", True),
+        ("mysql+pymysql://lab/mlflow", True),
+        ("https://lab", False),
+        ("databricks", False),
+    ],
+)
+def test_the_artifacts_of_a_database_lie_where_the_sweep_does(uri, ours):
+    assert is_database(uri) is ours

@@ -15,10 +15,12 @@ from results.state import SweepState
 from results.tables import render_status
 from sweeps.checks import check_request
 from sweeps.driver import _open_books
-from sweeps.edits import edited
+from sweeps.edits import edited, forbidden, settings_of
+from sweeps.forecast import make_forecast
 from sweeps.ledger import Ledger
 from sweeps.settings import SweepConfig, compose_preset
 from sweeps.trials import make_trial
+from tests.bacs.data.trees import make_folder
 from tests.sweeps.conftest import TINY_SWEEP
 from tests.sweeps.test_ledger import finish, play
 
@@ -128,16 +130,79 @@ def test_fewer_trials_than_there_are_suggestions_are_refused_with_their_number(s
         resumed(storage, "search.trials=2")
 
 
-def test_a_space_file_that_was_edited_is_refused_with_its_dimension(tmp_path):
+SPACES = {
+    "dimensions": "dimensions:\n  loss.lkd: {kind: float, low: 0.1, high: 5}\n",
+    "points": "points: [{loss.lkd: 0.1}, {loss.lkd: 5}]\n",
+    "methods": "methods: [bacs, mib]\nequal_trials: true\n",
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_sweep_keeps_its_space_whatever_becomes_of_the_file(kind, tmp_path):
     space = tmp_path / "space.yaml"
-    space.write_text("dimensions:\n  loss.lkd: {kind: float, low: 0.1, high: 5}\n")
+    space.write_text(SPACES[kind])
     journal, ledger = open_books(requested(tmp_path / "runs", f"search.space={space}"))
     with journal:
         assert ledger.next_trial() is not None
-    assert resumed(tmp_path / "runs").space.dimensions[0].high == 5
-    space.write_text("dimensions:\n  loss.lkd: {kind: float, low: 0.1, high: 9}\n")
-    with pytest.raises(RequestError, match=r"loss.lkd: was .*5.*, now .*9"):
+    space.unlink()
+    state = SweepState.load(journal.path)
+    for sweep in (resumed(tmp_path / "runs"), settings_of(state, tmp_path / "runs")):
+        assert sweep.space == ledger.sweep.space
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("dimensions", r"loss.lkd: was .*5.*, now .*9"), ("points", "points: are not")]
+)
+def test_run_refuses_a_space_file_that_was_edited(kind, words, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACES[kind])
+    journal, ledger = open_books(requested(tmp_path / "runs", f"search.space={space}"))
+    with journal:
+        assert ledger.next_trial() is not None
+    state = SweepState.load(journal.path)
+    assert forbidden(state, requested(tmp_path / "runs", f"search.space={space}")) == []
+    space.write_text(SPACES[kind].replace("5", "9"))
+    with pytest.raises(RequestError, match=words):
+        raise RequestError(forbidden(state, requested(tmp_path / "runs", f"search.space={space}")))
+
+
+def test_a_journal_of_before_that_kept_dimensions_alone_asks_the_file(tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACES["dimensions"])
+    sweep = requested(tmp_path / "runs", f"search.space={space}")
+    state = SweepState()
+    state.config, state.space = sweep.resolved, sweep.space.describe()
+    assert settings_of(state, tmp_path / "runs").space == sweep.space
+
+
+def test_a_sweep_goes_on_where_its_dataset_was_moved_to(tmp_path):
+    """Also with a trial under way, whose configuration names the old place."""
+    root, moved = make_folder(tmp_path / "d"), tmp_path / "e"
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(
+        "defaults: [{dataset: folder}, {network: unet}, {optimizer: adamw}, {scheduler: poly}, {loss: bacs}, "
+        "{training: default}, {compat: none}, _self_]\n"
+        "dataset: {crop_size: 32}\nnetwork: {width: 4}\ntraining: {num_workers: 0}\n"
+        "search: {trials: 3, splits: ['[[disc,square],[triangle]]'], references: []}\n"
+    )
+    launch = {"storage": str(tmp_path / "runs"), "name": "books"}
+    journal, ledger = open_books(check_request(compose_preset(str(preset), [f"dataset.root={root}"], launch)))
+    with journal:
+        begun = ledger.next_trial()
+        assert begun is not None
+        ledger.book("started", trial=begun.key, attempt=1, host="h", pid=1)
+    root.rename(moved)
+    with pytest.raises(RequestError, match=r"dataset\.root"):
         resumed(tmp_path / "runs")
+    sweep = resumed(tmp_path / "runs", f"dataset.root={moved}")
+    assert make_forecast(sweep, SweepState.load(journal.path)).figures.stages > 0
+    journal, ledger = open_books(sweep)
+    with journal:
+        same = ledger.next_trial()
+        assert same is not None
+        assert same.key == begun.key
+        assert ledger.folder_of(same.key).read_config()["dataset"]["root"] == str(moved)
+    assert SweepState.load(journal.path).edits == [{"dataset.root": [str(root), str(moved)]}]
 
 
 def test_a_moved_storage_folder_goes_on_with_the_same_trials(tmp_path):
