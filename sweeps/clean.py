@@ -23,8 +23,10 @@ from bacs.origin import changes_since
 from bacs.stages import ALIASES, StageStore
 from results.errors import ResultsError
 from results.journal import is_being_written
-from results.state import SweepState, TrialState
+from results.state import SweepState
+from sweeps.edits import settings_of
 from sweeps.leases import clear_leases
+from sweeps.trials import at_home
 
 JOURNAL = "journal.jsonl"
 DRAFT_SECONDS = 24 * 3600.0
@@ -68,7 +70,7 @@ def stages_to_clean(storage: Path, max_bytes: int | None, *, other_code: bool = 
         other_code: whether what other code or libraries have computed shall go too.
 
     Raises:
-        ResultsError: a sweep has lost its journal, so nobody can tell what it needs.
+        ResultsError, RequestError: a sweep has lost its journal or its dataset, so nobody can tell what it needs.
     """
     found = Cleaning()
     root = storage / "stages"
@@ -189,22 +191,32 @@ def _stages_of_sweeps(storage: Path) -> tuple[set[str], set[str]]:
     needed, known = set(), set()
     for folder in sorted(path.parent for path in storage.glob("*/trials") if path.is_dir()):
         path = folder / JOURNAL
-        trials = SweepState.load(path).trials.values() if path.is_file() else []
+        state = SweepState.load(path) if path.is_file() else SweepState()
+        trials = state.trials.values()
         if not trials and any((folder / "trials").iterdir()):
             raise ResultsError(
                 f"{path} is empty or missing, but there are trials in {folder / 'trials'}, whose steps cannot be told",
                 "restore the journal from a copy, or move that folder out of the storage",
             )
+        base = settings_of(state, storage).base if trials else {}
         for trial in trials:
-            identities = set(_identities(trial))
+            try:
+                identities = set(_identities(at_home(base, trial.config)))
+            except RequestError as error:
+                where, problem = error.faults[0].where, error.faults[0].problem
+                problem = f"of the sweep {folder.name} {problem}, so nobody can tell which stages it consists of"
+                remedy = (
+                    f"`resume {folder.name} {where}=...` records another value; or move {folder} out of the storage"
+                )
+                raise RequestError.of(where, problem, remedy) from None
             known |= identities
             if not trial.is_over:
                 needed |= identities
     return needed, known
 
 
-def _identities(trial: TrialState) -> Iterator[str]:
-    config = RunConfig.from_dict(trial.config)
+def _identities(values: Mapping[str, Any]) -> Iterator[str]:
+    config = RunConfig.from_dict(values)
     for step in range(n_steps(config.dataset, config.training)):
         yield _identity(acting_fields(config, step))
 

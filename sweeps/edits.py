@@ -74,7 +74,7 @@ def relocated(config: Mapping[str, Any], storage: Path) -> dict[str, Any]:
 
 def changes_of(state: SweepState, sweep: SweepConfig) -> Changes:
     """What a request changes in the settings of a sweep."""
-    known = at_home(sweep, state.config)
+    known = at_home(sweep.base, state.config)
     with contextlib.suppress(RequestError):
         # This version may know more keys, whose defaults are no changes.
         known = SweepConfig.from_dict(known, space_of(state) or sweep.space).resolved

@@ -88,7 +88,7 @@ class Ledger:
         self._dropped: set[str] = set()  # of these: ended by Tune before they were over
         self._defaults = sweep.defaults if sweep.search.include_default else []
         self._exhausted: set[str] = set()
-        self._prefixes = Prefixes(partial(at_home, sweep))
+        self._prefixes = Prefixes(partial(at_home, sweep.base))
         self._heard: dict[str, float] = {}  # reading of `time.monotonic` when a trial under way was last heard of
         self._early = EarlyStopping(sweep.stopping, self._defaults, state.trials.values())
 

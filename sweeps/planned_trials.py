@@ -67,7 +67,7 @@ def _journalled(sweep: SweepConfig, state: SweepState) -> list[PlannedTrial]:
     for known in state.trials.values():
         fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(Trial)}
         if known.is_over:
-            fields["config"] = at_home(sweep, known.config)
+            fields["config"] = at_home(sweep.base, known.config)
         else:
             fields["config"] = placed(sweep, known.config, begun=known.attempts > 0)
         planned.append(PlannedTrial(Trial(**fields), steps_done=known.step, is_over=known.is_over))

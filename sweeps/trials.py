@@ -74,24 +74,28 @@ def placed(sweep: SweepConfig, config: dict[str, Any], *, begun: bool) -> dict[s
     begun. One that has keeps them, and with them its numbers and checkpoints; only another number of workers, which
     needs other machines, makes it begin afresh.
     """
-    run = RunConfig.from_dict(at_home(sweep, config))
+    run = RunConfig.from_dict(at_home(sweep.base, config))
     machine = _machine(sweep)
     if begun and machine["training.n_gpus"] == run.training.n_gpus:
         return run.resolved
     return nested(run.resolved, machine)
 
 
-def at_home(sweep: SweepConfig, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of a journal with the sweep's values of now for keys that never change a result.
+def at_home(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a journal with the values that ``base`` has for keys that never change a result.
 
     Its dataset and caches may lie elsewhere now, and a configuration can only be checked where they are.
+
+    Args:
+        base: the run of the sweep, as it is now.
+        config: of a trial.
     """
     changes: Params = {}
-    for key in _passive_keys(sweep.base):
+    for key in _passive_keys(base):
         group, _, name = key.partition(".")
-        base, own = sweep.base[group], config.get(group) or {}
-        if base.get("_target_") == own.get("_target_") and name in base:
-            changes[key] = base[name]
+        now, own = base[group], config.get(group) or {}
+        if now.get("_target_") == own.get("_target_") and name in now:
+            changes[key] = now[name]
     return nested(config, changes)
 
 

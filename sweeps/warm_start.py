@@ -112,7 +112,7 @@ def _refuse_another_run(sweep: SweepConfig, name: str, trial: TrialState) -> Non
     place = {"training.split": split, "training.seed": trial.seed}
     try:
         now = RunConfig.from_dict(configured(sweep.base, {**trial.params, **place}, sweep.launch.config_path))
-        then = RunConfig.from_dict(at_home(sweep, trial.config))
+        then = RunConfig.from_dict(at_home(sweep.base, trial.config))
     except RequestError as error:
         problem = f"names {name}, whose runs this version refuses: {error.faults[0].where} {error.faults[0].problem}"
         raise RequestError.of(WHERE, problem, f"leave {name} out") from None
