@@ -68,5 +68,5 @@ def _make(path: Path, draft: Path) -> None:
 
     for left in (draft, draft.with_name(f"{draft.name}-journal")):  # by a process that was killed
         left.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=f"sqlite:///{urllib.parse.quote(str(draft))}").search_experiments(max_results=1)
     draft.replace(path)

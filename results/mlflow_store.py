@@ -223,5 +223,10 @@ def is_database(uri: str) -> bool:
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``."""
-    return Path(urllib.parse.urlsplit(uri).path.removeprefix("/"))
+    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``, whose URI may escape characters."""
+    return Path(urllib.parse.unquote(uri.partition(":///")[2].partition("?")[0]))
+
+
+def sqlite_uri(path: Path) -> str:
+    """The tracking URI of a SQLite file, whatever characters are in its name."""
+    return f"sqlite:///{urllib.parse.quote(str(path.absolute()))}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -22,7 +22,7 @@ Point = tuple[str, float, int, int]
 COMPARED = ("difference", "low", "high", "p_holm")
 """Columns of a comparison that become metrics of the sweep's run."""
 
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_FORBIDDEN = re.compile(r"[^\w\-. :/]")
 _NAME_CHARACTERS = 250
 _TAG_CHARACTERS = 5000
 
@@ -80,9 +80,17 @@ def milliseconds(moment: float) -> int:
 
 
 def entity_name(name: str) -> str:
-    """A metric, parameter or tag name MLflow accepts: other characters become ``_``, odd paths plain."""
-    plain = posixpath.normpath("/" + _FORBIDDEN.sub("_", name)).lstrip("/")
-    return plain[:_NAME_CHARACTERS].rstrip("/") or "_"
+    """A metric, parameter or tag name MLflow accepts, another one for every name.
+
+    Letters of any script stay. Other characters, and steps of a path that lead nowhere, become ``_``, and long names
+    short; these end in a hash of what they were.
+    """
+    parts = _FORBIDDEN.sub("_", name).split("/")
+    plain = re.sub(r"^\.\.", "__", "/".join("_" if part in ("", ".", "..") else part for part in parts))
+    if plain == name and len(name) <= _NAME_CHARACTERS:
+        return name
+    mark = "-" + hashlib.sha1(name.encode(errors="replace"), usedforsecurity=False).hexdigest()[:6]
+    return plain[: _NAME_CHARACTERS - len(mark)].rstrip("/") + mark
 
 
 def run_name(trial: TrialState) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import http.client
+import json
 import os
 import re
+import sqlite3
 import ssl
+import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from results.errors import ResultsError
-from results.mlflow_store import is_sqlite, sqlite_path
+from results.mlflow_store import is_database, is_sqlite, sqlite_path
 
 _TIMEOUT_SECONDS = 3.0
 _ASKS_FOR_LOGIN = (401, 403)
@@ -19,6 +25,10 @@ _PASSWORD_IN_QUERY = re.compile(
 )
 _STORES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?://|databricks$|databricks(-uc)?://")
 """What MLflow can write to beside SQLite and its own server."""
+_FORMS = "use sqlite:////absolute/path/mlflow.db, the http address of a server, or postgresql://, mysql://, mssql://"
+_DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql (mysql+pymysql://)", "mssql": "pymssql"}
+_TABLES = {"experiments", "runs"}
+"""Some of MLflow's."""
 
 
 class NoAnswer(ResultsError):
@@ -26,11 +36,12 @@ class NoAnswer(ResultsError):
 
 
 def check_tracking(uri: str) -> None:
-    """Pass, or say why not. A database other than SQLite and ``databricks`` are taken on trust.
+    """Reads something there, or says why it cannot. ``databricks`` is taken on trust.
 
     Raises:
-        NoAnswer: the server does not answer well within 3 s.
-        ResultsError: the URI holds a login, the folder is not writable, or MLflow has no such store.
+        NoAnswer: the server or database does not answer well within 3 s.
+        ResultsError: the URI holds a login or lacks one, its file is no database of MLflow's or cannot be written, or
+            MLflow has no such store.
     """
     refuse_login(uri)
     if is_sqlite(uri):
@@ -43,10 +54,9 @@ def check_tracking(uri: str) -> None:
             "use sqlite:////absolute/path/mlflow.db or the http address of a server",
         )
     elif not _STORES.match(uri):
-        raise ResultsError(
-            f"tracking URI {uri!r}: MLflow knows no such store",
-            "use sqlite:////absolute/path/mlflow.db, the http address of a server, or postgresql://, mysql://, mssql://",
-        )
+        raise ResultsError(f"tracking URI {uri!r}: MLflow knows no such store", _FORMS)
+    elif is_database(uri):
+        _check_database(uri)
 
 
 def refuse_login(uri: str) -> None:
@@ -91,34 +101,118 @@ def is_server(uri: str) -> bool:
 
 
 def _check_sqlite(uri: str) -> None:
-    path = sqlite_path(uri).absolute()
-    if path.is_dir():
-        raise ResultsError(f"tracking URI {uri!r} names a folder", f"name a file in it: {uri}/mlflow.db")
-    existing = path if path.exists() else next(p for p in path.parents if p.exists())
-    # SQLite keeps its rollback journal beside the database, so the folder must be writable as well.
-    for needed in (existing, path.parent if path.exists() else existing):
-        if not os.access(needed, os.W_OK):
-            raise ResultsError(
-                f"tracking URI {uri!r}: {needed} is not writable", "choose another place or change its mode"
-            )
+    path = sqlite_path(uri)
+    if str(path) in (".", ":memory:"):
+        raise ResultsError(
+            f"tracking URI {uri!r} names no file, so nothing would be left of it", "use sqlite:////path/mlflow.db"
+        )
+    path = path.absolute()
+    try:
+        if path.is_dir():
+            raise ResultsError(f"tracking URI {uri!r} names a folder", f"name a file in it: {uri}/mlflow.db")
+        existing = path if path.exists() else next(p for p in path.parents if p.exists())
+    except OSError as error:
+        raise ResultsError(f"tracking URI {uri!r}: {error.strerror}", "choose another place") from None
+    if not existing.is_dir() and not existing.is_file():
+        raise ResultsError(f"tracking URI {uri!r}: {existing} is not a regular file or folder", "choose another place")
     if not existing.is_dir() and existing != path:
         raise ResultsError(f"tracking URI {uri!r}: {existing} is not a folder", "choose another place")
+    # SQLite keeps its rollback journal beside the database, so the folder must be writable as well.
+    folder = path.parent if path.exists() else existing
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        if path.exists():
+            path.open("r+b").close()
+    except OSError as error:
+        problem = f"tracking URI {uri!r}: {existing} is not writable ({error.strerror})"
+        raise ResultsError(problem, "choose another place or change its mode") from None
+    if path.exists() and path.stat().st_size:  # MLflow fills an empty file
+        _check_tables(uri, f"file:{urllib.parse.quote(str(path))}?mode=ro")
+
+
+def _check_tables(uri: str, place: str) -> None:
+    """Reads the names of all tables."""
+    try:
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_TIMEOUT_SECONDS)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:
+        raise NoAnswer(
+            f"the tracking database {uri} cannot be read: {error}", "try again, or choose another place"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise ResultsError(
+            f"tracking URI {uri!r} names a file that is no SQLite database: {error}",
+            "name another file; if this was one of MLflow, restore it, or move it: `sync` fills a new one",
+        ) from None
+    _refuse_foreign(uri, tables)
+
+
+def _refuse_foreign(uri: str, tables: set[str]) -> None:
+    if tables and not tables >= _TABLES:
+        raise ResultsError(
+            f"tracking URI {uri!r} names a database of another program, with tables such as {sorted(tables)[0]}",
+            "give MLflow a database of its own",
+        )
+
+
+def _check_database(uri: str) -> None:
+    """Connects, and reads the names of all tables."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": round(_TIMEOUT_SECONDS)})
+        with engine.connect() as connection:
+            tables = set(sqlalchemy.inspect(connection).get_table_names())
+        engine.dispose()
+    except ModuleNotFoundError as error:
+        kind = uri.partition("+")[0].partition(":")[0]
+        raise ResultsError(
+            f"tracking URI {uri!r} needs the Python package {error.name}, which is not installed",
+            f"install a driver of {kind}, such as {_DRIVERS.get(kind, error.name)}, on every machine that runs sweeps",
+        ) from None
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ResultsError(f"tracking URI {uri!r} cannot be read: {error}", _FORMS) from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise NoAnswer(
+            f"the tracking database {uri} cannot be read: {reason}",
+            "start it, correct the address, or track into a file: sqlite:////path/mlflow.db",
+        ) from None
+    _refuse_foreign(uri, tables)
 
 
 def _check_server(uri: str) -> None:
-    address = uri.rstrip("/") + "/health"
+    """Asks for one experiment, as a user who has logged in."""
+    address = uri.rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"
     insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
     context = ssl._create_unverified_context() if insecure else None  # noqa: S323 - the user asked for it
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS, context=context):  # noqa: S310 - http only
+        request = urllib.request.Request(address, headers=_login())  # noqa: S310 - http only
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=context) as answer:  # noqa: S310
+            json.loads(answer.read() or b"{}")
             return
     except urllib.error.HTTPError as error:
-        if error.code in _ASKS_FOR_LOGIN:  # alive; whether the login is right shows with the first run
-            return
-        problem = f"answers {error.code} to GET /health"
+        if error.code in _ASKS_FOR_LOGIN:
+            raise ResultsError(
+                f"the tracking server {uri} asks for a login, or for another one ({error.code})",
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+            ) from None
+        problem = f"answers {error.code} when it is asked for its experiments"
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        problem = "is no MLflow server: it does not answer in JSON"
     except (OSError, ValueError, http.client.HTTPException) as error:
         problem = f"does not answer within {_TIMEOUT_SECONDS:.0f} s ({getattr(error, 'reason', error)})"
     raise NoAnswer(
         f"the tracking server {uri} {problem}",
         "start it with `mlflow server`, correct the address, or track into a file: sqlite:////path/mlflow.db",
     )
+
+
+def _login() -> dict[str, str]:
+    """As MLflow itself sends it."""
+    name, secret = (os.environ.get(f"MLFLOW_TRACKING_{part}") for part in ("USERNAME", "PASSWORD"))
+    if name and secret:
+        return {"Authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -17,7 +17,7 @@ from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.plugins import allow
 from bacs.schema import knob, parse_all
-from results.mlflow_store import is_sqlite, sqlite_path
+from results.mlflow_store import is_sqlite, sqlite_path, sqlite_uri
 from results.state import SELECTION_METRIC
 from search_spaces.points import space_of_listed
 from search_spaces.propose import ALGORITHMS
@@ -249,12 +249,15 @@ def name_faults(where: str, name: str) -> list[Fault]:
 
 def default_tracking_uri(storage: Path) -> str:
     """The tracking database of sweeps that name none."""
-    return f"sqlite:///{storage.absolute()}/mlflow.db"
+    return sqlite_uri(storage / "mlflow.db")
 
 
 def absolute_uri(uri: str) -> str:
     """A tracking URI that means the same in every folder."""
-    return f"sqlite:///{sqlite_path(uri).absolute()}" if is_sqlite(uri) and sqlite_path(uri).name else uri
+    is_relative = (
+        is_sqlite(uri) and sqlite_path(uri).name not in ("", ":memory:") and not sqlite_path(uri).is_absolute()
+    )
+    return sqlite_uri(sqlite_path(uri)) if is_relative else uri
 
 
 def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, Any]) -> dict[str, Any]:
