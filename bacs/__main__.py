@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bacs import predict
 from bacs.checkpoints import CheckpointFolder
 from bacs.compose import compose, named_plugins
@@ -24,6 +22,7 @@ from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
 from bacs.run import ContinualRun, DivergedError
 from bacs.stages import begin
+from bacs.terminal import Terminal
 from bacs.view import RunView
 
 PICTURES, RESULTS = Path("runs/pictures"), Path("runs/results")
@@ -45,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] == "predict":
         return predict.main(arguments[1:])
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Terminal()
     if options.version:
-        console.print(version(), markup=False, highlight=False, soft_wrap=True)
+        console.say(version())
         return DONE
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     try:
         directory = Path(options.config_path) if options.config_path else None
         values = compose(options.config_name, options.overrides, directory)
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         return refuse(errors, error)
     except (DivergedError, StorageRefusedError) as error:
-        errors.print(f"the run failed: {error}", style="bold red", markup=False)
+        errors.say(f"the run failed: {error}", "bold red")
         return FAILED
     return DONE
 
@@ -76,14 +75,14 @@ def _refuse_other_code(config: RunConfig) -> None:
         refuse_changes(str(path), meta.get("origin"), "give the run a name: training.exp_name=OTHER", ALLOW_OTHER_CODE)
 
 
-def drive(run: ContinualRun, origin: Origin, console: Console) -> None:
+def drive(run: ContinualRun, origin: Origin, console: Terminal) -> None:
     """Runs to the end, showing every event, with checkpoints where ``training.ckpt_dir`` asks for them.
 
     Results and pictures lie beside the checkpoints, or, without these, under ``runs``.
     """
 
     def notice(text: str) -> None:
-        console.print(text, markup=False)
+        console.say(text)
 
     for note in run.notes:
         notice(note)
@@ -98,9 +97,9 @@ def drive(run: ContinualRun, origin: Origin, console: Console) -> None:
             notice(f"steps 0 to {shared.taken - 1} were found in {run.config.training.stages}")
     pictures = path / "pictures" if path is not None else PICTURES / _run_name(run.config)
     results = path / "results" if path is not None else RESULTS / _run_name(run.config)
-    console.print(f"results: {results}", markup=False, soft_wrap=True)
+    console.say(f"results: {results}")
     if run.media.draws:
-        console.print(f"pictures: {pictures}", markup=False, soft_wrap=True)
+        console.say(f"pictures: {pictures}")
     if origin.mixed:
         notice(f"{MIXED}: {', '.join(origin.mixed)} changed on the way; results say so")
     outputs = Outputs(results, pictures, notice, origin)

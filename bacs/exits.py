@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from bacs.errors import RequestError
+from bacs.terminal import Terminal
 
 DONE, FAILED, WRONG_REQUEST = 0, 1, 2
 
 
-def refuse(errors: Console, error: RequestError) -> int:
+def refuse(errors: Terminal, error: RequestError) -> int:
     """Shows all faults. Returns the exit code."""
     errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    errors.say(str(error))
     return WRONG_REQUEST

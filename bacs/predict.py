@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 
 from bacs.atomic import replacing
 from bacs.bundle import BundleError
@@ -19,6 +18,7 @@ from bacs.media.palette import mask_palette
 from bacs.model_record import ModelRecord
 from bacs.plugins import allowing
 from bacs.predictor import Predictor
+from bacs.terminal import Terminal
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """What Pillow calls pixels of 8 bits a channel or fewer."""
@@ -38,7 +38,7 @@ class UnreadableError(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Terminal(), Terminal(stderr=True)
     try:
         targets = check(options.bundle, options.images, options.out)
         with allowing(options.plugins):

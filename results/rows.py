@@ -295,7 +295,13 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 def _flat(row: Mapping[str, Any]) -> Row:
     plain = {key: value for key, value in row.items() if key not in ("params", "final")}
-    return plain | row.get("final", {}) | {f"params/{key}": v for key, v in row.get("params", {}).items()}
+    whole = plain | row.get("final", {}) | {f"params/{key}": v for key, v in row.get("params", {}).items()}
+    return {csv_cell(name): csv_cell(value) for name, value in whole.items()}
+
+
+def csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, such as a swept value ``=1+1``, behind an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _without_nan(value: Any) -> Any:

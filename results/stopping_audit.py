@@ -44,6 +44,10 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
 
 def is_on(state: SweepState) -> bool:
     """Whether the sweep stops trials early."""
@@ -79,7 +83,7 @@ def render_audit(state: SweepState) -> RenderableType:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("split", "seed", "step", "finished", "stopped", "audited"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("Kendall's tau", "regret in mIoU", "verdict"):
+    for heading in ("Kendall's tau", "regret in % mIoU", "verdict"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         names = ("split", "seed", "step", "finished", "stopped", "audited")
@@ -208,7 +212,10 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 def _shown(row: Row, name: str) -> str:
     value: Any = row[name]
-    return "-" if value is None else str(Estimate(value, row[f"{name}_low"], row[f"{name}_high"]))
+    if value is None:
+        return "-"
+    estimate = Estimate(value, row[f"{name}_low"], row[f"{name}_high"])
+    return estimate.percent if name == "regret" else str(estimate)
 
 
 def _part(rows: list[Row], verdict: str) -> str:
@@ -222,4 +229,4 @@ def _part(rows: list[Row], verdict: str) -> str:
     if verdict == "safe":
         return f"{text} was safe"
     worst = max(steps, key=lambda row: row["regret"] or 0.0)
-    return f"{text} was not safe: regret {_shown(worst, 'regret')} mIoU, tau {_shown(worst, 'tau')}"
+    return f"{text} was not safe: regret {_shown(worst, 'regret')} % mIoU, tau {_shown(worst, 'tau')}"

@@ -64,10 +64,10 @@ _METHOD_SCORES = {
 
 
 def render_winners(state: SweepState) -> Table:
-    """One column a split: the winner, its scores, the references, the winning parameters. Scores are mIoU in 0..1."""
+    """One column a split: the winner, its scores, the references, the winning parameters. Scores are in percent."""
     rows = winners_table(state)
     mark = f" ({MIXED})" if state.is_mixed else ""
-    table = Table(title=Text(f"winners of {state.sweep}{mark}"), title_justify="left")
+    table = Table(title=Text(f"winners of {state.sweep}{mark}, mIoU in %"), title_justify="left")
     table.add_column("split")
     for row in rows:
         table.add_column(Text(row["split"]), justify="right")
@@ -76,18 +76,18 @@ def render_winners(state: SweepState) -> Table:
         "stopped early": lambda row: str(row["stopped"]),
         "best configuration": lambda row: "-" if row["trial"] is None else f"trial {row['trial']}",
         "its seeds": lambda row: str(row["seeds"] or "-"),
-        "val mIoU" if state.is_robust else "val mIoU (it was chosen by)": lambda row: _score(row["val_miou"]),
-        "test mIoU": lambda row: _score(row["miou"]),
-        "  base classes": lambda row: _score(row["miou_base"]),
-        "  novel classes": lambda row: _score(row["miou_novel"]),
-        "  mean over steps": lambda row: _score(row["miou_avg"]),
-        "  forgetting": lambda row: _score(row["forgetting"]),
+        "val mIoU" if state.is_robust else "val mIoU (it was chosen by)": lambda row: percent(row["val_miou"]),
+        "test mIoU": lambda row: percent(row["miou"]),
+        "  base classes, background": lambda row: percent(row["miou_base"]),
+        "  novel classes": lambda row: percent(row["miou_novel"]),
+        "  mean over steps": lambda row: percent(row["miou_avg"]),
+        "  forgetting (positive: lost)": lambda row: percent(row["forgetting"]),
         "joint training (seeds)": lambda row: _reference(row["joint_miou"], row["joint_seeds"]),
         "fine-tuning (seeds)": lambda row: _reference(row["finetune_miou"], row["finetune_seeds"]),
-        "gap to joint": lambda row: _percent(row["gap_to_joint_percent"]),
+        "gap to joint": lambda row: _gap(row["gap_to_joint_percent"]),
     }
     if state.is_robust:
-        lines["mean over splits (it was chosen by)"] = lambda row: _score(row["robust_val_miou"])
+        lines["mean over splits (it was chosen by)"] = lambda row: percent(row["robust_val_miou"])
     for name, cell in lines.items():
         table.add_row(Text(name), *(Text(cell(row)) for row in rows))
     table.add_section()
@@ -119,7 +119,10 @@ def _code(row: Row) -> str:
 
 def render_methods(state: SweepState) -> Table:
     """Every method of a sweep over several, by split: its best configuration, mean and deviation over the seeds."""
-    title = Text(f"methods of {state.sweep}: mIoU on test images, mean±deviation over the seeds")
+    title = Text(
+        f"methods of {state.sweep}: mIoU in % on test images, mean±deviation over the seeds; base with background, "
+        "forgetting positive where something is lost"
+    )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("split", "method"):
         table.add_column(heading, no_wrap=True)
@@ -136,13 +139,13 @@ def render_methods(state: SweepState) -> Table:
 def render_pareto(state: SweepState) -> Table:
     """The Pareto front of every study: configurations that no other one beats in both objectives."""
     objective = state.objectives[-1]
-    table = Table(title=Text(f"Pareto front of {state.sweep}: val mIoU against {objective}"), title_justify="left")
+    table = Table(title=Text(f"Pareto front of {state.sweep}: val mIoU in % against {objective}"), title_justify="left")
     table.add_column("split")
     for heading in ("trial", "runs", "val mIoU", objective):
         table.add_column(heading, justify="right")
     table.add_column("parameters")
     for row in pareto_table(state):
-        cells = [row["split"], str(row["trial"]), str(row["runs"]), _score(row["val_miou"]), _value(row["cost"])]
+        cells = [row["split"], str(row["trial"]), str(row["runs"]), percent(row["val_miou"]), _value(row["cost"])]
         table.add_row(*map(Text, cells), Text(_params(row["params"])))
     return table
 
@@ -150,14 +153,14 @@ def render_pareto(state: SweepState) -> Table:
 def render_confirmation(state: SweepState) -> RenderableType:
     """The contestants of each split and the verdicts."""
     table = Table(
-        title=Text(f"confirmation of {state.confirms} on fresh seeds, mIoU"), title_justify="left", box=SIMPLE_HEAD
+        title=Text(f"confirmation of {state.confirms} on fresh seeds, mIoU in %"), title_justify="left", box=SIMPLE_HEAD
     )
     for heading in ("split", "configuration"):
         table.add_column(heading)
     for heading in ("seeds", "val", "test", "deviation"):
         table.add_column(heading, justify="right")
     for row in contestants_table(state):
-        scores = [_score(row[key]) for key in ("val_miou", "miou", "miou_sd")]
+        scores = [percent(row[key]) for key in ("val_miou", "miou", "miou_sd")]
         table.add_row(*map(Text, [row["split"], row["configuration"], str(row["seeds"]), *scores]))
     rows = comparisons_table(state)
     lines = [f"{row['split']}: {row['sentence']}" for row in rows]
@@ -216,8 +219,8 @@ def _best_lines(state: SweepState) -> Text:
         if row["trial"] is None:
             lines.append(f"best {row['split']}: nothing finished yet")
         else:
-            score = _score(row["val_miou"])
-            lines.append(f"best {row['split']}: trial {row['trial']}  val mIoU {score}  {_params(row['params'])}")
+            score = percent(row["val_miou"])
+            lines.append(f"best {row['split']}: trial {row['trial']}  val mIoU {score} %  {_params(row['params'])}")
     return Text("\n".join(lines))
 
 
@@ -228,12 +231,12 @@ def _edit_lines(edits: list[dict[str, Any]]) -> Text:
 
 def _running_table(state: SweepState, running: list[TrialState]) -> Table:
     table = Table(title="running", title_justify="left")
-    for heading in ("trial", "role", "split", "attempt", "step", "epoch", "val mIoU"):
+    for heading in ("trial", "role", "split", "attempt", "step", "epoch", "val mIoU in %"):
         table.add_column(heading, justify="right")
     for trial in running:
         latest = state.latest(trial.key, "val/miou_all")
         cells = [trial.number, trial.role, trial.split, trial.attempts, trial.step, trial.epoch]
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(_score(latest[1] if latest else None)))
+        table.add_row(*(Text(str(cell)) for cell in cells), Text(percent(latest[1] if latest else None)))
     return table
 
 
@@ -290,20 +293,20 @@ def _advice(rows: list[Row]) -> list[str]:
     return [f"{max(needed)} seeds can decide it: resume with more search.seeds"] if needed else []
 
 
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def percent(value: float | None) -> str:
+    """A score in 0..1 as screens show it; files keep the fraction."""
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _with_deviation(row: Row, column: str) -> str:
-    parts = [row[column], row[f"{column}_sd"]]
-    return "±".join(f"{part:.3f}".replace("0.", ".", 1) for part in parts if part is not None) or "-"
+    return "±".join(percent(part) for part in (row[column], row[f"{column}_sd"]) if part is not None) or "-"
 
 
 def _reference(score: float | None, seeds: int) -> str:
-    return "-" if score is None else f"{score:.4f} ({seeds})"
+    return "-" if score is None else f"{percent(score)} ({seeds})"
 
 
-def _percent(value: float | None) -> str:
+def _gap(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} %"
 
 

@@ -35,7 +35,7 @@ NEEDS_COMMON_KNOBS = ("nsga2", "gp")
 """Those that model only what all configurations of a study have in common."""
 LOWEST = 0.0
 """The smallest mean IoU there is: what a configuration counts as that failed before any other has finished."""
-RETRIES = 20
+RETRIES = 5
 """Draws of a sampler that only finds configurations it already had; after these, others draw."""
 RANDOM_DRAWS = 100
 """Random draws after these, before a finite space is gone through value by value."""
@@ -102,22 +102,35 @@ def propose(
         return combinations[number] if number < len(combinations) else None
     if number < len(first):
         return dict(first[number])
-    if settings.space.equal_trials:
-        tried = [told.params[METHOD_KEY] for told in history]
-        method = min(settings.space.methods, key=tried.count)
-        settings = dataclasses.replace(settings, space=settings.space.only(method))
-        history, warm = ([told for told in part if told.params[METHOD_KEY] == method] for part in (history, warm))
-        first = [params for params in first if params[METHOD_KEY] == method]
-    if settings.algorithm == "quasi_random":
-        seed = derive_seed(settings.seed, settings.split)
-        return sobol_point(settings.space, seed, len(history) - len(first), [*first, *known])
+    if not settings.space.equal_trials:
+        return _new(settings, number, history, first, warm)
+    tried = [told.params[METHOD_KEY] for told in history]
+    for method in sorted(settings.space.methods, key=tried.count):  # the next one, where a method has no more
+        own = dataclasses.replace(settings, space=settings.space.only(method))
+        of_method = [[told for told in part if told.params[METHOD_KEY] == method] for part in (history, warm)]
+        begun = [params for params in first if params[METHOD_KEY] == method]
+        if (params := _new(own, number, of_method[0], begun, of_method[1])) is not None:
+            return params
+    return None
+
+
+def _new(
+    settings: StudySettings, number: int, history: Sequence[Told], first: Sequence[Params], warm: Sequence[Told]
+) -> Params | None:
+    """What the algorithm suggests that was not tried yet; ``None``: the space has no more."""
     results = [*warm, *history]
     seen = [told.params for told in results]
-    for attempt in range(RETRIES):
-        params = _ask(settings, results, derive_seed(settings.seed, settings.split, number, attempt) % 2**32)
-        if params not in seen:
-            return params
-    return _untried(settings, seen, derive_seed(settings.seed, settings.split, number, "untried"))
+    params: Params | None
+    if settings.algorithm == "quasi_random":
+        seed, known = derive_seed(settings.seed, settings.split), [*first, *(told.params for told in warm)]
+        params = sobol_point(settings.space, seed, len(history) - len(first), known)
+    else:
+        seeds = (derive_seed(settings.seed, settings.split, number, attempt) for attempt in range(RETRIES))
+        draws = (_ask(settings, results, seed % 2**32) for seed in seeds)
+        params = next((drawn for drawn in draws if drawn not in seen), None)
+    if params is not None:
+        return params
+    return _untried(settings, [*first, *seen], derive_seed(settings.seed, settings.split, number, "untried"))
 
 
 def _untried(settings: StudySettings, seen: Sequence[Params], seed: int) -> Params | None:

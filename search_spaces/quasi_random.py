@@ -14,7 +14,7 @@ from search_spaces.space import Dimension, Params, Space
 _BLOCK_POINTS = 64
 """Drawn at a time; a power of two keeps the sequence balanced."""
 _PATIENCE_POINTS = 1024
-"""Points in a row without a new configuration after which a space is called exhausted."""
+"""Points in a row without a new configuration after which the sequence is given up."""
 
 
 def sobol_point(space: Space, seed: int, index: int, known: Sequence[Params]) -> Params | None:

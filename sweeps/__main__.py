@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from bacs.errors import RequestError
 from bacs.origin import ALLOW_OTHER_CODE, version
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
+from bacs.terminal import Terminal
 from results.errors import ResultsError, WorkFailedError
 from results.journal import is_being_written
 from results.state import SweepState
@@ -48,7 +49,8 @@ from sweeps.edits import beyond_places, edited, forbidden, settings_of
 from sweeps.exits import FAILED, WRONG_REQUEST, told
 from sweeps.forecast import make_forecast, real_figures
 from sweeps.ledger import planned_total, trials_at_once
-from sweeps.plan import render_outcome, render_plan
+from sweeps.plan import missing_trials, render_outcome, render_plan
+from sweeps.screen import command, shown_path
 from sweeps.settings import SweepConfig, compose_preset, name_faults
 from sweeps.simulate import render_simulation
 from sweeps.warm_start import told_warm_start, warm_start
@@ -139,13 +141,20 @@ def plan(
         sweep = _requested(preset, overrides, {"name": name, "storage": storage, **launch})
         state = _known_state(sweep.folder)
         forecast = make_forecast(sweep, state, probing=probe)
-        Console().print(render_plan(sweep, state, forecast, budget))
+        console = Terminal()
+        console.print(render_plan(sweep, state, forecast, budget))
+        options = {"--name": name, "--storage": storage, "--config-path": config_path, "--address": address}
+        options |= {"--tracking-uri": tracking_uri if tracking_uri != os.environ.get("MLFLOW_TRACKING_URI") else None}
+        given = [word for option, value in options.items() if value is not None for word in (option, value)]
+        given += ["--tracking-optional"] if tracking_optional else []
+        words = [str(shown_path(Path(sys.executable))), "-m", "sweeps", "run", preset, *(overrides or []), *given]
+        console.say(f"start it:\n    {shlex.join(words)}")
         if simulate:
             if curves is None and state is None:
                 problem = f"needs learning curves, and {sweep.launch.name} has not run yet"
                 raise RequestError.of("--simulate", problem, "name a sweep that has: --curves NAME")
-            recorded = _existing_state(sweep.folder.parent / (curves or sweep.launch.name))
-            Console().print(render_simulation(sweep, recorded, workers or trials_at_once(sweep)))
+            recorded = _existing_state(_folder(curves or sweep.launch.name, sweep.launch.storage, "--curves"))
+            console.print(render_simulation(sweep, recorded, workers or trials_at_once(sweep)))
 
 
 @app.command()
@@ -206,24 +215,31 @@ def status(
     """Show trials by state, the best so far per split, time left."""
     with _requests_checked():
         folder = _folder(name, storage)
+        if watch and _known_state(folder) is None:
+            Terminal().say(f"waiting for a sweep {name} to begin in {folder.parent} (Ctrl-C ends)")
+            while _known_state(folder) is None:
+                time.sleep(1.0)
         state = _existing_state(folder)
-        total = planned_total(settings_of(state, folder.parent), state)
+        sweep = settings_of(state, folder.parent)
+        total = planned_total(sweep, state)
         if as_json:
             typer.echo(json.dumps(status_json(state, total), indent=2))
             return
         if traceback:
-            Console().print(render_tracebacks(state), soft_wrap=True)
+            Terminal().print(render_tracebacks(state), soft_wrap=True)
             return
         if not watch:
-            Console().print(render_status(state, total))
+            Terminal().print(render_status(state, total))
+            for text in missing_trials(sweep, state):
+                Terminal().say(text)
             return
-        with Live(render_status(state, total), console=Console(), auto_refresh=False) as live:
+        with Live(render_status(state, total), console=Terminal(), auto_refresh=False) as live:
             while is_being_written(folder / JOURNAL):
                 time.sleep(1.0)
                 state.refresh(folder / JOURNAL)
                 live.update(render_status(state, total), refresh=True)
         if not state.ended:
-            Console().print(f"nobody runs this sweep; go on: {_command('resume', folder)}", soft_wrap=True)
+            Terminal().say(f"nobody runs this sweep; go on:\n    {command('resume', folder)}")
 
 
 @app.command()
@@ -232,13 +248,15 @@ def report(name: Name, storage: Storage = None) -> None:
     with _requests_checked():
         folder = _folder(name, storage)
         state = _existing_state(folder)
-        console = Console()
+        console = Terminal()
         console.print(render_winners(state))
+        for text in missing_trials(settings_of(state, folder.parent), state):
+            console.say(text)
         console.print(render_codes(state))
         if state.confirms:
             console.print(render_confirmation(state))
         if len({trial.tags["loss"] for trial in state.trials.values() if trial.role == "trial"}) > 1:
-            Console(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
+            Terminal(width=max(console.width, METHODS_WIDTH)).print(render_methods(state))
         if len(state.objectives) > 1:
             console.print(render_pareto(state))
         paths = write_csvs(state, folder / "report")
@@ -246,7 +264,7 @@ def report(name: Name, storage: Storage = None) -> None:
             console.print(render_audit(state))
             paths.append(write_audit(state, folder / "report"))
         for path in paths:
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+            console.say(f"wrote {path}")
 
 
 @app.command()
@@ -294,16 +312,16 @@ def sync(name: Name, storage: Storage = None, tracking_uri: TrackingUri = None) 
         uri = tracking_uri or settings_of(state, folder.parent).tracking_uri
         Tracker.check(uri)
         tracker = Tracker(uri, state.sweep, folder / JOURNAL, artifact_root=folder / "artifacts")
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = Terminal()
     try:
         sent = tracker.sync_once()
     except ResultsError as error:
-        console.print(str(error))
+        console.say(str(error))
         raise typer.Exit(FAILED) from None
     if tracker.refused:
-        console.print(f"{uri} refused a part of what is in {folder / JOURNAL}:", *tracker.refused, sep="\n")
+        console.say("\n".join([f"{uri} refused a part of what is in {folder / JOURNAL}:", *tracker.refused]))
         raise typer.Exit(FAILED)
-    console.print(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)")
+    console.say(f"{uri} is up to date with {folder / JOURNAL} ({sent} points sent)")
 
 
 @app.command("clean")
@@ -331,14 +349,14 @@ def clean_command(
             cleaning = checkpoints_to_clean(root / name)
         if not dry_run:
             clean(root, cleaning)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = Terminal()
     for removal in cleaning.removals:
-        console.print(f"{removal.path}  {removal.freed_bytes / 1e6:.1f} MB: {removal.reason}")
+        console.say(f"{removal.path}  {removal.freed_bytes / 1e6:.1f} MB: {removal.reason}")
     for path, reason in cleaning.left.items():
-        console.print(f"left: {path} {reason}")
+        console.say(f"left: {path} {reason}")
     what = "stages" if name is None else "checkpoints"
     verb = "would go" if dry_run else "are gone"
-    console.print(f"{len(cleaning.removals)} {what} {verb}, {cleaning.freed_bytes / 1e6:.1f} MB")
+    console.say(f"{len(cleaning.removals)} {what} {verb}, {cleaning.freed_bytes / 1e6:.1f} MB")
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -354,12 +372,10 @@ def _requests_checked() -> Iterator[None]:
     except RequestError as error:
         raise told(error, "; nothing was started") from None
     except ResultsError as error:
-        Console(stderr=True).print(
-            f"{error.message}\n    -> {error.hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
-        )
+        Terminal(stderr=True).say(f"{error.message}\n    -> {error.hint}", "bold red")
         raise typer.Exit(FAILED if isinstance(error, WorkFailedError) else WRONG_REQUEST) from None
     except StorageRefusedError as error:
-        Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)
+        Terminal(stderr=True).say(str(error), "bold red")
         raise typer.Exit(FAILED) from None
 
 
@@ -378,65 +394,74 @@ def _run(
     allow_other_code: bool = False,
     warm: Sequence[dict[str, Any]] = (),
 ) -> None:
-    console = Console()
+    console = Terminal()
     before, since = _known_state(sweep.folder), time.time()
     if before is not None and not allow_other_code:
         refuse_other_code(before, sweep, retry_failed=retry_failed)
     if warm:
-        console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"warm start: {told_warm_start(sweep, warm)}")
     planned = make_forecast(sweep, before).figures
-    state = execute(sweep, console, retry_failed=retry_failed, allow_other_code=allow_other_code, warm=warm)
+    state, untracked = execute(sweep, console, retry_failed=retry_failed, allow_other_code=allow_other_code, warm=warm)
     console.print(render_winners(state))
     if state.confirms:
         console.print(render_confirmation(state))
     if state.is_mixed:
         console.print(render_codes(state))
-    console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
-    mlflow = _shown_path(Path(sys.executable).with_name("mlflow"))
-    lines = [
-        f"tables:    {_command('report', sweep.folder)}",
-        f"MLflow UI: {mlflow} ui --backend-store-uri {sweep.tracking_uri}",
-    ]
-    unfinished = [trial for trial in state.trials.values() if not trial.is_over]
-    if state.end_bound:
-        wider = f"{_command('resume', sweep.folder)} {state.end_bound}=MORE"
-        lines.insert(0, f"bound:     {bounds.told(sweep, state, state.end_bound)}; go on: {wider}")
-    elif state.edited_code:
-        go_on = f"{_command('resume', sweep.folder)} {ALLOW_OTHER_CODE}"
-        lines.insert(0, f"new code:  {go_on}   (marks later results as mixed)")
-        lines.insert(0, f"restored:  {_command('resume', sweep.folder)}   (with the files as they were)")
-        lines.insert(0, f"stopped:   the code changed while the sweep ran: {state.edited_code}")
-    elif state.end_status == "interrupted":
-        go_on = _command("resume", sweep.folder)
-        lines.insert(0, f"interrupted with {len(unfinished)} trials under way; go on: {go_on}")
-    lines += _failure_lines(state, sweep.folder)
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-    if state.end_status != "finished":
+    if planned.held_hours is not None:
+        console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
+    for text, pasted in [*_why_it_ended(sweep, state), *_failures(state, sweep.folder), *_next_steps(sweep, state)]:
+        console.say(text)
+        if pasted:
+            console.say(f"    {pasted}")
+    if untracked:
+        console.say(f"not everything is tracked: {untracked}\nnothing is lost, the journal has it; ship it:")
+        console.say(f"    {command('sync', sweep.folder)}")
+    if state.end_status != "finished" or (untracked and not sweep.launch.tracking_optional):
         raise typer.Exit(FAILED)
 
 
-def _failure_lines(state: SweepState, folder: Path) -> list[str]:
+Advice = tuple[str, str]
+"""A line, and a command that stands alone below it; the second may be empty."""
+
+
+def _why_it_ended(sweep: SweepConfig, state: SweepState) -> list[Advice]:
+    """Where it ended before its end, or with fewer configurations than it was asked for."""
+    resume_it = command("resume", sweep.folder)
+    if state.end_bound:
+        wider = command("resume", sweep.folder, f"{state.end_bound}=MORE")
+        return [(f"stopped at {bounds.told(sweep, state, state.end_bound)}; go on:", wider)]
+    if state.edited_code:
+        return [
+            (f"stopped, as the code changed while the sweep ran: {state.edited_code}", ""),
+            ("with the files as they were:", resume_it),
+            ("with the new ones, which marks later results as mixed:", f"{resume_it} {ALLOW_OTHER_CODE}"),
+        ]
+    if state.end_status == "interrupted":
+        unfinished = sum(not trial.is_over for trial in state.trials.values())
+        return [(f"interrupted with {unfinished} trials under way; go on:", resume_it)]
+    return [(text, "") for text in missing_trials(sweep, state)]
+
+
+def _next_steps(sweep: SweepConfig, state: SweepState) -> list[Advice]:
+    mlflow = str(shown_path(Path(sys.executable).with_name("mlflow")))
+    steps = [("tables:", command("report", sweep.folder))]
+    chosen = any(state.best(split) for split in state.splits())
+    if chosen and not state.confirms and state.end_status == "finished":
+        steps.append(("is the winner better on fresh seeds too?", command("confirm", sweep.folder)))
+    return [*steps, ("MLflow UI:", shlex.join([mlflow, "ui", "--backend-store-uri", sweep.tracking_uri]))]
+
+
+def _failures(state: SweepState, folder: Path) -> list[Advice]:
     """How many trials failed, of what, and what can be done about it."""
     causes = Counter(trial.cause or "failed" for trial in state.trials.values() if trial.status == "failed")
     if not causes:
         return []
     listed = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
     return [
-        f"failed:    {causes.total()} of {len(state.trials)} trials ({listed})",
-        f"why:       {_command('status', folder)} --traceback",
-        f"again:     {_command('resume', folder)} --retry-failed",
+        (f"failed: {causes.total()} of {len(state.trials)} trials ({listed})", ""),
+        ("why:", command("status", folder, "--traceback")),
+        ("run them again:", command("resume", folder, "--retry-failed")),
     ]
-
-
-def _command(command: str, folder: Path) -> str:
-    """A command line for this sweep that can be pasted."""
-    where = "" if folder.parent == Path("runs").absolute() else f" --storage {folder.parent}"
-    return f"{_shown_path(Path(sys.executable))} -m sweeps {command} {folder.name}{where}"
-
-
-def _shown_path(path: Path) -> Path:
-    """As a user in this folder would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:
@@ -448,7 +473,7 @@ def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:
     if edits:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in sorted(edits.items()))
         wanted = " ".join(f"{key}={_override_value(new)}" for key, (_, new) in sorted(edits.items()))
-        remedy = f"to change it: {_command('resume', sweep.folder)} {wanted}"
+        remedy = f"to change it: {command('resume', sweep.folder)} {wanted}"
         raise RequestError.of(
             "sweep.name", f"is {sweep.launch.name}, which exists with other settings: {listed}", remedy
         )
@@ -459,9 +484,9 @@ def _override_value(value: Any) -> str:
     return "null" if value is None else shlex.quote(json.dumps(value) if not isinstance(value, str) else value)
 
 
-def _folder(name: str, storage: str | None) -> Path:
+def _folder(name: str, storage: str | None, where: str = "NAME") -> Path:
     """Raises: RequestError: for what can be no name of a sweep."""
-    if faults := name_faults("NAME", name):
+    if faults := name_faults(where, name):
         raise RequestError(faults)
     return Path(storage or "runs").expanduser().absolute() / name
 
@@ -479,8 +504,9 @@ def _existing_state(folder: Path) -> SweepState:
         raise RequestError.of("NAME", problem, f"start it: `run PRESET --name {folder.name}`")
     if state is None:
         known = sorted(path.parent.name for path in folder.parent.glob(f"*/{JOURNAL}"))
-        remedy = f"known there: {', '.join(known)}" if known else "give the folder of your sweeps with --storage"
-        raise RequestError.of("NAME", f"is {folder.name}, but there is no such sweep in {folder.parent}", remedy)
+        there = f"known: {', '.join(known)}" if known else "there is none"
+        remedy = "name one of these" if known else "give the folder of your sweeps with --storage"
+        raise RequestError.of("NAME", f"no sweep {folder.name} in {folder.parent} ({there})", remedy)
     return state
 
 

@@ -13,6 +13,9 @@ from bacs.errors import Fault, RequestError
 from bacs.interpolation import is_secret
 
 CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 10.0
+_SOCKET_NAME_BYTES = 107
+"""Of a Unix socket (Linux: 108 with the final zero)."""
 TOKEN = Path(".ray") / "auth_token"
 """Below the home folder: what a Ray of this user asks of whoever connects."""
 
@@ -31,19 +34,47 @@ def address_of(asked: str | None) -> str | None:
 
 
 def check_address(asked: str | None) -> list[Fault]:
-    """Ray itself would wait for minutes for a cluster that is not there."""
+    """Ray itself would wait for minutes for a cluster that is not there, or does not answer."""
     address = address_of(asked)
-    if address is None or address == "auto":
+    if address is None:
+        return _socket_name_faults()
+    if address == "auto":
         return []
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 2**16:
         return [Fault("sweep.address", f"is {address!r}, but must be HOST:PORT or auto", _REMEDY)]
     try:
-        socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS) as connection:
+            answers = os.environ.get("RAY_USE_TLS", "0") == "1" or _speaks_grpc(connection)
     except OSError as error:
         problem = f"is {address}, which does not answer within {CONNECT_SECONDS:.0f} s ({error.strerror or error})"
         return [Fault("sweep.address", problem, _REMEDY)]
-    return []
+    problem = f"is {address}, where something listens that is no Ray cluster, or hangs"
+    return [] if answers else [Fault("sweep.address", problem, _REMEDY)]
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether a server answers as HTTP/2 asks it to, at once, with its settings (RFC 9113, 3.4); Ray's speaks gRPC."""
+    connection.settimeout(ANSWER_SECONDS)
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        return connection.recv(9)[3:4] == b"\x04"
+    except TimeoutError:
+        return False
+
+
+def _socket_name_faults() -> list[Fault]:
+    """The sockets of a Ray of our own lie below its temporary folder, and the kernel takes no long names for them."""
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    if variable is None:
+        return []
+    folder = os.environ[variable]
+    room = _SOCKET_NAME_BYTES - len("/ray/session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store")
+    size = len(os.fsencode(folder.rstrip("/")))
+    if size <= room:
+        return []
+    problem = f"is {folder}, of {size} bytes, but the names of Ray's sockets below it leave room for {room}"
+    return [Fault(variable, problem, "set RAY_TMPDIR to a shorter folder on this machine's own disk, such as /tmp")]
 
 
 def stay_on_loopback(asked: str | None) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bacs.components import Component, parse_component
@@ -23,6 +22,7 @@ from bacs.data.verify import FAULT, OK, Finding, Verification
 from bacs.data.verify import verify as verify_layout
 from bacs.errors import Fault, RequestError
 from bacs.plugins import allow, allowing
+from bacs.terminal import Terminal
 from sweeps.data_tables import render_verification
 from sweeps.exits import FAILED, told
 
@@ -54,7 +54,7 @@ def verify(
         if as_json:
             typer.echo(json.dumps(asdict(verification) | {"usable": verification.usable}, indent=2))
         else:
-            Console().print(render_verification(dataset, verification))
+            Terminal().print(render_verification(dataset, verification))
         if not verification.usable:
             raise typer.Exit(FAILED)
 
@@ -62,7 +62,7 @@ def verify(
 @data_app.command()
 def prepare(dataset: Dataset, overrides: Overrides = None, config_path: ConfigPath = None) -> None:
     """Download what may be downloaded into dataset.root, and say what is left to do by hand."""
-    console = Console()
+    console = Terminal()
     with _failures_told():
         component = _component(dataset, overrides or [], config_path)
         if not hasattr(component.factory, "layout"):
@@ -87,7 +87,7 @@ def prepare(dataset: Dataset, overrides: Overrides = None, config_path: ConfigPa
 
 @contextmanager
 def _failures_told() -> Iterator[None]:
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     try:
         with allowing():
             yield
@@ -137,7 +137,7 @@ def _verification(dataset: str, component: Component, workers: int) -> Verificat
     except RequestError as error:
         return Verification(tuple(Finding(FAULT, "", f"{f.where} {f.problem}", f.remedy) for f in error.faults))
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("reading")
 
         def show(done: int, total: int) -> None:
@@ -146,7 +146,7 @@ def _verification(dataset: str, component: Component, workers: int) -> Verificat
         return verify_layout(layout, KNOWN.get(dataset), workers=workers, progress=show)
 
 
-def _fetched(dataset: str, root: Path, console: Console) -> str:
+def _fetched(dataset: str, root: Path, console: Terminal) -> str:
     from bacs.data.prepare import prepare as prepare_dataset  # imports torchvision, two seconds of every command
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

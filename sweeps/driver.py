@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
-
 from bacs.atomic import remove_drafts, replacing
+from bacs.terminal import Terminal
 from results.errors import ResultsError, StorageRefusedError
 from results.journal import Journal
 from results.state import SweepState
-from results.tables import render_status
 from results.tracking import Tracker
 from search_spaces.recorded import space_record
 from sweeps.checks import check_tracking
@@ -33,8 +28,9 @@ from sweeps.code import is_anything_left, sweep_code
 from sweeps.edits import changes_of
 from sweeps.guard import Guard
 from sweeps.leases import Leases
-from sweeps.ledger import Ledger, trials_at_once
+from sweeps.ledger import Ledger
 from sweeps.ray_session import end_own_ray, shut_down_ray, start_ray, watch_ray
+from sweeps.screen import Doing, command, shown
 from sweeps.settings import SweepConfig
 
 JOURNAL = "journal.jsonl"
@@ -42,19 +38,18 @@ CONFIG = "sweep.json"
 DRAIN_SECONDS = 60.0
 """How long the end of a sweep waits for the tracking server."""
 RAY_SHUTDOWN_SECONDS = 60.0
-WAITS = "waiting: another sweep computes the steps that are needed next"
 VERSIONED = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
 def execute(
     sweep: SweepConfig,
-    console: Console,
+    console: Terminal,
     *,
     retry_failed: bool = False,
     allow_other_code: bool = False,
     warm: Sequence[dict[str, Any]] = (),
-) -> SweepState:
-    """Runs whatever of the sweep is not over yet and returns what it came to.
+) -> tuple[SweepState, str]:
+    """Runs whatever of the sweep is not over yet.
 
     Args:
         sweep: a checked one.
@@ -63,12 +58,14 @@ def execute(
         allow_other_code: trials may go on from what other code has computed.
         warm: what `sweeps.warm_start` found for a sweep that is new.
 
+    Returns:
+        What it came to, and why the tracking server lacks something of it (empty: it has everything).
+
     Raises:
         ResultsError: another process runs this sweep, or its journal is damaged.
         RequestError: the cluster cannot be reached.
     """
     journal_path = sweep.folder / JOURNAL
-    sync = f"python -m sweeps sync {sweep.launch.name} --storage {sweep.folder.parent}"
     with Journal(journal_path) as journal, _leases(sweep) as leases:
         ledger = Ledger(sweep, journal, SweepState.load(journal_path), leases)
         tracker = Tracker(sweep.tracking_uri, sweep.launch.name, journal_path, artifact_root=sweep.folder / "artifacts")
@@ -82,20 +79,20 @@ def execute(
             if sweep.launch.time_budget_minutes is not None:
                 ledger.deadline = time.monotonic() + 60 * sweep.launch.time_budget_minutes
             if sweep.launch.tracking_optional and (away := check_tracking(sweep.tracking_uri)):
-                _say(
-                    console, f"{away[0].problem}; going on without it. It gets everything when it answers, or by {sync}"
-                )
+                console.say(f"{away[0].problem}; going on without it: it gets everything later, or by `sync`", "yellow")
             tracker.start()
+            untracked = ""
             try:
                 if not ledger.exhausted():
-                    with _shown(ledger, console):
-                        _tune(ledger, guard)
+                    doing = Doing()
+                    with shown(ledger, doing, console):
+                        _tune(ledger, guard, doing)
             finally:
                 try:
                     ledger.close()
                 finally:  # also where storage takes no last record
-                    _drain(tracker, guard.seconds_left(DRAIN_SECONDS), console, sync)
-    return ledger.state
+                    untracked = _drain(tracker, guard.seconds_left(DRAIN_SECONDS))
+    return ledger.state, untracked
 
 
 @contextlib.contextmanager
@@ -109,29 +106,24 @@ def _leases(sweep: SweepConfig) -> Iterator[Leases | None]:
         yield leases
 
 
-def _drain(tracker: Tracker, seconds: float, console: Console, sync: str) -> None:
+def _drain(tracker: Tracker, seconds: float) -> str:
+    """Why the tracking server lacks something; empty: it has everything."""
     if not tracker.close(seconds):
-        _say(console, f"{tracker.uri} is behind: {tracker.last_error}\nnothing is lost, ship it: {sync}")
+        return f"{tracker.uri} is behind: {tracker.last_error}"
     if refused := tracker.refused:
-        _say(console, f"{tracker.uri} refused {len(refused)} entries, such as {refused[0]}")
+        return f"{tracker.uri} refused {len(refused)} entries, such as {refused[0]}"
+    return ""
 
 
-def _last_words(ledger: Ledger, tracker: Tracker, console: Console, reason: str, seconds: float) -> None:
+def _last_words(ledger: Ledger, tracker: Tracker, console: Terminal, reason: str, seconds: float) -> None:
     """What is still done where the process has to end at once. Its workers die with it, at their last checkpoint."""
     with contextlib.suppress(StorageRefusedError):
         ledger.close()
     with contextlib.suppress(OSError):  # the terminal may be gone
         console.show_cursor()
-        text = (
-            f"{reason}; the sweep is interrupted and nothing older than an epoch is lost: "
-            f"`python -m sweeps resume {ledger.sweep.launch.name}` goes on"
-        )
-        _say(console, text, "red")
+        console.say(f"{reason}; the sweep is interrupted, and nothing older than an epoch is lost; go on:", "red")
+        console.say(f"    {command('resume', ledger.sweep.folder)}")
     tracker.close(seconds - 1.0)
-
-
-def _say(console: Console, text: str, style: str = "yellow") -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _open_books(
@@ -172,56 +164,9 @@ def _refuse_lost_journal(folder: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _shown(ledger: Ledger, console: Console) -> Iterator[None]:
-    """Live progress in a terminal; elsewhere a line for every trial that ends."""
-    if console.is_terminal:
-        with Live(get_renderable=lambda: _status(ledger), console=console, refresh_per_second=2):
-            yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=_print_endings, args=(ledger, console, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _status(ledger: Ledger) -> Any:
-    with ledger.reading() as state:
-        shown = render_status(state, ledger.total, trials_at_once(ledger.sweep))
-    return Group(shown, Text(WAITS, "yellow")) if ledger.waits_for_others else shown
-
-
-def _print_endings(ledger: Ledger, console: Console, done: threading.Event) -> None:
-    with ledger.reading() as state:
-        told = {key for key, trial in state.trials.items() if trial.is_over}
-    waited = False
-    while True:
-        last_look = done.wait(1.0)
-        if ledger.waits_for_others and not waited:
-            _say(console, WAITS)
-        waited = ledger.waits_for_others
-        with ledger.reading() as state:
-            ended = [trial for key, trial in state.trials.items() if trial.is_over and key not in told]
-            total = ledger.total
-        for trial in ended:
-            told.add(trial.key)
-            value = trial.final.get("final/val_miou")
-            why = f"{trial.cause}: {trial.reason}".removeprefix(": ").partition("\n")[0]
-            text = f"val mIoU {value:.4f}" if value is not None else why
-            name = f"{trial.role} {trial.number}" if trial.role == "trial" else trial.role
-            line = f"[{len(told)}/{total}] {trial.status}: {name}, split {trial.split}, seed {trial.seed}: {text}"
-            console.print(line, markup=False, highlight=False)
-        if last_look:
-            return
-
-
-def _tune(ledger: Ledger, guard: Guard) -> None:
+def _tune(ledger: Ledger, guard: Guard, doing: Doing) -> None:
     sweep = ledger.sweep
-    start_ray(sweep)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
+    start_ray(sweep, doing)  # hears SIGTERM itself and then raises SystemExit; the guard hears it too
     from ray import tune
     from ray.tune.stopper import CombinedStopper
 
@@ -255,12 +200,14 @@ def _tune(ledger: Ledger, guard: Guard) -> None:
             ),
         )
         guard.has_work = True
+        doing("waiting for trials to start: their processes load PyTorch and open the dataset")
         tuner.fit()
     except tune.TuneError as error:
         if isinstance(error.__context__, ResultsError):  # of our books; Tune puts its traceback into a text
             raise error.__context__ from None
         raise
     finally:
+        doing("ending Ray")
         guard.is_lost = _overdue(RAY_SHUTDOWN_SECONDS, "Ray does not shut down")
         shut_down_ray(guard.listen)
         guard.is_lost = lambda: None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 
 from bacs.errors import RequestError
+from bacs.terminal import Terminal
 
 FAILED, WRONG_REQUEST = 1, 2
 
 
 def told(error: RequestError, consequence: str = "") -> typer.Exit:
     """Prints every fault with its remedy; returns the exception that ends the command."""
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     count = len(error.faults)
     errors.print(f"[bold red]{count} fault{'s' if count > 1 else ''} in the request{consequence}[/]")
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    errors.say(str(error))
     return typer.Exit(WRONG_REQUEST)

@@ -293,6 +293,10 @@ class Ledger:
         with self._lock:
             yield self.state
 
+    def steps_of(self, trial: TrialState) -> int:
+        """Continual steps that it has."""
+        return len(self._prefixes.of(trial))
+
     def folder_of(self, key: str) -> TrialFolder:
         return TrialFolder(self.sweep.folder / "trials" / key)
 

@@ -14,7 +14,7 @@ from sweeps.outdated import Outdated
 from sweeps.plan_tree import render_tree
 from sweeps.planned_trials import LOOKED_AT
 from sweeps.settings import SweepConfig, split_name
-from sweeps.studies import studies
+from sweeps.studies import split_names, studies
 from sweeps.warm_start import told_warm_start, warm_start
 
 PROBE_HINT = "unknown: nothing like it was run in this storage folder; run a short probe with --probe"
@@ -36,7 +36,7 @@ def render_plan(
         render_tree(forecast),
         _table("what it takes", cost_rows(forecast, budget_hours)),
     ]
-    return Group(*parts, f"start it: python -m sweeps run PRESET --name {sweep.launch.name}")
+    return Group(*parts)
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Table:
@@ -145,10 +145,23 @@ def cost_rows(forecast: Forecast, budget_hours: float | None = None) -> list[tup
     return rows
 
 
+def missing_trials(sweep: SweepConfig, state: SweepState) -> list[str]:
+    """Why a sweep that is over has run fewer configurations than it was asked for, study by study."""
+    asked, texts = sweep.search.trials, []
+    if not state.ended or state.end_status == "interrupted" or state.end_bound:
+        return []
+    for study, splits in studies(sweep).items():
+        found = len({t.number for t in state.trials.values() if t.role == "trial" and t.split in split_names(splits)})
+        if found < asked and not sweep.search.points:
+            what = "its grid" if sweep.search.algorithm == "grid" and not sweep.space.points else "the space"
+            texts.append(f"{study}: {found} of {asked} configurations (search.trials): {what} has no more that are new")
+    return texts
+
+
 def render_outcome(planned: Figures, real: Figures, sweep: SweepConfig) -> Table:
     """What was planned beside what happened."""
-    table = Table(title="planned and real", title_justify="left")
-    for heading in ("", "planned", "real", "real / planned"):
+    table = Table(title="planned and actual", title_justify="left")
+    for heading in ("", "planned", "actual", "actual / planned"):
         table.add_column(heading, justify="left" if not heading else "right")
     lines = [
         ("stages computed", planned.stages, real.stages, "{:.0f}"),

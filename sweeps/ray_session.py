@@ -15,6 +15,8 @@ from typing import Any
 
 from results.errors import WorkFailedError
 from sweeps.cluster import address_of, private_token, refusal, stay_on_loopback
+from sweeps.ray_log import NAME as RAY_LOG
+from sweeps.ray_log import keep_ray_quiet, stderr_in_file
 from sweeps.settings import SweepConfig
 
 PATIENCE_SECONDS = {"raylet": 4.0, "control store": 30.0}
@@ -23,10 +25,14 @@ whole process after a minute without its control store (GCS), which a cluster ma
 _CONNECT_SECONDS = 1.0
 _GRACE_SECONDS = 2.0
 START_ATTEMPTS = 3
+NODE_SECONDS = 120.0
+"""How long a raylet of our own may take to tell the control store of itself."""
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",  # these two: a busy machine takes its time
+    "RAY_worker_register_timeout_seconds": "300",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Ray's own SIGTERM handler, in force while Ray starts, must not wait
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are the guard's
@@ -39,8 +45,12 @@ class RayNotStartedError(WorkFailedError):
     """A Ray of our own did not come up."""
 
 
-def start_ray(sweep: SweepConfig) -> None:
+def start_ray(sweep: SweepConfig, tell: Callable[[str], None]) -> None:
     """Connects this process to the cluster of the sweep, or starts a Ray of its own.
+
+    Args:
+        sweep: in whose folder Ray's log is kept.
+        tell: hears what is being done.
 
     Raises:
         RequestError: the cluster cannot be reached, or does not let us in.
@@ -52,26 +62,57 @@ def start_ray(sweep: SweepConfig) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
+    keep_ray_quiet(sweep.folder)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the journal holds what became of trials
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     address = address_of(sweep.launch.address)
-    if address is None:
-        with private_token(), _terminal_kept_from_children():
-            options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
-            _start_patiently(lambda: ray.init(address="local", **options))
-        return
+    with stderr_in_file(sweep.folder):
+        if address is None:
+            with private_token(), _terminal_kept_from_children(), _patient_node():
+                options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+                _start_patiently(lambda: ray.init(address="local", **options), sweep.folder / RAY_LOG, tell)
+            return
+        try:
+            tell(f"connecting to the Ray cluster {address}")
+            ray.init(address=address, **options)
+        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+            raise refusal(address, error) from None
+
+
+@contextlib.contextmanager
+def _patient_node() -> Iterator[None]:
+    """Gives a Ray that starts more time, and less to start.
+
+    Ray waits 30 s for its raylet, which a machine that is very busy may not keep to, and starts a process that follows
+    the logs of workers, which nobody reads here.
+    """
+    from ray._private import node, services
+
+    ask, follow_logs = services.get_node, node.Node.start_log_monitor
+
+    def get_node(*args: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + NODE_SECONDS
+        while True:
+            try:
+                return ask(*args, **options)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+
+    services.get_node, node.Node.start_log_monitor = get_node, lambda self: None
     try:
-        ray.init(address=address, **options)
-    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
-        raise refusal(address, error) from None
+        yield
+    finally:
+        services.get_node, node.Node.start_log_monitor = ask, follow_logs
 
 
-def _start_patiently(start: Callable[[], object]) -> None:
-    """Ray gives its parts 30 s to come up, which a machine that is very busy may not keep to."""
+def _start_patiently(start: Callable[[], object], log: Path, tell: Callable[[str], None]) -> None:
+    """Tries more than once: a machine may be too busy for the limits that Ray has."""
     import ray
 
     errors = []
-    for _ in range(START_ATTEMPTS):
+    for attempt in range(1, START_ATTEMPTS + 1):
+        tell(f"starting Ray on this machine, attempt {attempt} of {START_ATTEMPTS}")
         before = _children()
         try:
             start()
@@ -85,8 +126,8 @@ def _start_patiently(start: Callable[[], object]) -> None:
             return
     raise RayNotStartedError(
         f"Ray did not start on this machine in {START_ATTEMPTS} attempts, but every trial runs in it: {errors[-1]}",
-        "look at the machine's load and memory and at the space in Ray's temporary folder (RAY_TMPDIR, else /tmp), "
-        "then `resume`",
+        f"read {log}; look at the machine's load and memory and at the space in Ray's temporary folder (RAY_TMPDIR, "
+        "else TMPDIR, else /tmp), then `resume`",
     )
 
 

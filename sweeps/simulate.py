@@ -223,8 +223,8 @@ def _split_parts(sweep: SweepConfig, split: str, curves: list[Curve], name: str,
     ]
     outcomes = [Simulation(scenario, suggest, curve_of, acting).run() for scenario in scenarios]
     target = max(outcome.possible for outcome in outcomes) - CLOSE
-    best = f"within {CLOSE:g} of the best configuration that any row began"
-    notes.insert(0, f"to best: until a trial has finished with val mIoU {target:.3f}, {best}; times in h:mm:ss")
+    best = f"within {100 * CLOSE:g} points of the best configuration that any row began"
+    notes.insert(0, f"to best: until a trial has finished with val mIoU {100 * target:.1f} %, {best}; times in h:mm:ss")
     table = _table(f"split {split}: {trials} trials on {workers} workers, simulated", scenarios, outcomes, target)
     return [table, Text("\n".join(notes), style="dim")]
 

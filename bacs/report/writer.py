@@ -52,7 +52,15 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 def _write_table(path: Path, table: list[list[Any]]) -> None:
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([[_defined(value) for value in line] for line in table])
+        csv.writer(file, lineterminator="\n").writerows([[_cell(_defined(value)) for value in line] for line in table])
+
+
+CELL_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, such as a class called ``=1+1``, behind an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(CELL_STARTS) else value
 
 
 def _defined(value: Any) -> Any:

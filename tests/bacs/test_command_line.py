@@ -17,7 +17,7 @@ def arguments(digits_cache, tmp_path):
 def test_a_run_shows_its_steps_and_continues_where_it_stopped(arguments, capsys):
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    for words in ("step 0 of 1", "step 1 of 1", "forgetting", "background", "final: mIoU", "avg over steps"):
+    for words in ("step 0 of 1", "step 1 of 1", "forgetting", "background", "final, in %: mIoU", "avg over steps"):
         assert words in first
     assert main(arguments) == 0
     again = capsys.readouterr().out

@@ -75,7 +75,8 @@ ACTS_FROM_0 = {
     "bacs.data.prepare bacs.data.verify bacs.data.pair_check bacs.data.known_counts bacs.media.charts "
     "bacs.media.folder bacs.media.gallery bacs.media.page bacs.media.palette bacs.media.panel bacs.media.shift "
     "bacs.report* bacs.contracts* bacs.__main__ "
-    "bacs.predict bacs.predictor bacs.outputs bacs.view bacs.exits bacs.launch bacs.rank bacs.stages bacs.lineage "
+    "bacs.predict bacs.predictor bacs.outputs bacs.view bacs.exits bacs.terminal bacs.launch bacs.rank bacs.stages "
+    "bacs.lineage "
     "bacs.fingerprint bacs.source bacs.origin bacs.compose bacs.config bacs.components bacs.schema bacs.retired "
     "bacs.plugins bacs.errors bacs.events bacs.checkpoints bacs.bundle bacs.atomic bacs.patience bacs.interpolation "
     "bacs.model_record bacs bacs.data bacs.losses bacs.losses.functional bacs.networks bacs.media": NONE,

@@ -62,7 +62,7 @@ def test_a_winner_that_would_have_been_stopped_is_told(scribe):
     assert row["regret"] == pytest.approx(0.25)
     assert row["regret_low"] <= row["regret"] <= row["regret_high"] + 1e-9
     assert row["verdict"] == "not safe"
-    assert "after step 1 was not safe: regret 0.250" in sentences([row])[0]
+    assert "after step 1 was not safe: regret 25.0" in sentences([row])[0]
     with (console := Console(width=140)).capture() as shown:
         console.print(render_audit(state))
     assert "not safe" in shown.get()

@@ -78,7 +78,7 @@ def test_methods(scribe):
     assert mib["miou_sd"] == pytest.approx(0.1 * math.sqrt(2))
     assert (mib["params"], er["miou_sd"]) == ({"loss.knob": 0.0}, None)
     shown = text(render_methods(state))
-    assert ".400±.141" in shown
+    assert "40.0±14.1" in shown
     assert shown.index("joint") < shown.index("bacs") < shown.index("mib")
 
 
@@ -112,7 +112,7 @@ def test_csvs_of_an_empty_sweep(tmp_path):
 
 def test_winners_as_text(sweep):
     shown = text(render_winners(sweep))
-    for words in ("digits [draft]", "0.6000", "0.7500 (2)", "0.2000 (1)", "20.0 %", "loss.lkd"):
+    for words in ("digits [draft]", "60.0", "75.0 (2)", "20.0 (1)", "20.0 %", "loss.lkd"):
         assert words in shown
 
 
@@ -121,11 +121,11 @@ def test_status_as_text(sweep):
     for words in (
         "digits [draft]: 6 of 9 trials over",
         "5 finished",
-        "best 2-2: trial 1  val mIoU 0.6000",
+        "best 2-2: trial 1  val mIoU 60.0 %",
         "best 1-1: nothing finished yet",
         "trial 6 1-1 failed: loss is [red]NaN",
         "time left 0:00:",
-        "0.4100",
+        "41.0",
     ):
         assert words in shown
 

@@ -153,13 +153,6 @@ def test_quasi_random_points_are_those_of_the_sequence():
     assert [params["loss.lkd_mode"] for params in tried] == [("l2", "cos")[int(2 * place)] for place in points[:, 1]]
 
 
-def test_quasi_random_exhausts_a_finite_space():
-    space = Space("six", "bacs", (MIXED.dimensions[3], MIXED.dimensions[4]))
-    history = play(settings("quasi_random", space), 6)
-    assert len({tuple(t.params.values()) for t in history}) == 6
-    assert propose(settings("quasi_random", space), history) is None
-
-
 def test_nsga2_generations_follow_from_results_not_from_what_is_open():
     """Children inherit most knobs from results of earlier generations; those of the first are random."""
     study = settings("nsga2")

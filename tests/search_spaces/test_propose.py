@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bacs.errors import RequestError
-from search_spaces.propose import StudySettings, Told, propose
+from search_spaces.propose import ALGORITHMS, StudySettings, Told, propose
 from search_spaces.space import Dimension, Space, known_spaces, load_space
 
 
@@ -106,12 +106,38 @@ def test_grid_is_complete_and_without_repetition():
     assert len(history) == 27 == len({tuple(told.params.values()) for told in history})
 
 
-def test_a_finite_space_is_exhausted():
-    space = Space("two", "bacs", (Dimension("loss.lkd_mode", "choice", choices=("l2", "cos")),))
+MODE = Dimension("loss.lkd_mode", "choice", choices=("ref", "l2", "cos"))
+METHODS = (
+    Dimension("loss", "choice", choices=("mib", "bacs")),
+    Dimension("loss.lkd_mode", "choice", choices=("ref", "l2"), when="bacs"),
+    Dimension("loss.buffer_size", "int", low=1, high=5, when="bacs"),
+    Dimension("loss.kd_weight", "choice", choices=(1.0, 10.0), when="mib"),
+)
+FINITE = {
+    "choices": (Space("s", "bacs", (MODE, Dimension("loss.prototypes", "choice", choices=("step", "class")))), 6),
+    "numbers": (Space("s", "bacs", (MODE, Dimension("loss.buffer_size", "int", low=1, high=4, log=True))), 12),
+    "methods": (Space("s", None, METHODS), 12),
+    "equal trials": (Space("s", None, METHODS, equal_trials=True), 12),
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "lag"),
+    [(name, "choices", lag) for name in ALGORITHMS if name != "grid" for lag in (0, 3)]
+    + [(name, kind, 3) for name in ("tpe", "quasi_random") for kind in ("numbers", "methods", "equal trials")],
+)
+def test_a_finite_space_is_tried_to_its_end_and_no_further(algorithm, kind, lag):
+    """Whatever the sampler thinks of it: results tell it nothing, or that it knows the best already."""
+    space, size = FINITE[kind]
     history: list[Told] = []
-    while (params := propose(settings("random", space), history)) is not None:
-        history.append(Told(params, 0.0))
-    assert len(history) == 2
+    while len(history) <= size:
+        visible = max(0, len(history) - lag)
+        told = history[:visible] + [Told(open_.params, None) for open_ in history[visible:]]
+        params = propose(settings(algorithm, space), told)
+        if params is None:
+            break
+        history.append(Told(params, 0.5 if lag else float(not history)))
+    assert len(history) == size == len({str(sorted(told.params.items())) for told in history})
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_a_right_dataset_is_planned(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nobody", ["NAME: is nobody, but there is no such sweep", "--storage"]),
+        ("nobody", ["NAME: no sweep nobody in ", "--storage"]),
         ("..", ["NAME: is '..', which is no legal name", "use letters"]),
         ("a/../b", ["NAME: is 'a/../b', which is no legal name", "use letters"]),
     ],

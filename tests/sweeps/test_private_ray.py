@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import sweeps.cluster
 from bacs.errors import RequestError
 from sweeps.cluster import check_address, private_token, refusal
 from tests.sweeps.conftest import TINY_SWEEP, CommandLine
@@ -23,13 +26,42 @@ SECRETS = (
 MARK = "hunter2hunter2"
 
 
-def test_a_cluster_must_answer():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert check_address(f"127.0.0.1:{server.getsockname()[1]}") == []
-        port = server.getsockname()[1]
+def test_a_cluster_must_answer(monkeypatch):
+    monkeypatch.setattr(sweeps.cluster, "ANSWER_SECONDS", 0.2)
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    for answer, faults in ((settings, 0), (b"HTTP/1.1 400 Bad Request\r\n\r\n", 1), (b"", 1)):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            thread = threading.Thread(target=_answer, args=(server, answer))
+            thread.start()
+            found = check_address(f"127.0.0.1:{port}")
+            thread.join()
+        assert len(found) == faults
+        assert all("no Ray cluster, or hangs" in fault.problem for fault in found)
     (fault,) = check_address(f"127.0.0.1:{port}")
     assert "does not answer within 3 s" in fault.problem
     assert "ray start --head" in fault.remedy
+    assert check_address("auto") == []
+
+
+def _answer(server: socket.socket, answer: bytes) -> None:
+    """One connection: an answer to its first words and, where there is none, silence until it is closed."""
+    connection, _ = server.accept()
+    with connection, contextlib.suppress(ConnectionResetError):
+        connection.recv(64)
+        connection.sendall(answer)
+        connection.recv(64)
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_temporary_folder_that_leaves_no_room_for_sockets_is_refused(variable, monkeypatch):
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "/scratch/" + "x" * 26)
+    assert check_address(None) == []
+    monkeypatch.setenv(variable, "/scratch/" + "x" * 40)
+    (fault,) = check_address(None)
+    assert (fault.where, "49 bytes" in fault.problem, "/tmp" in fault.remedy) == (variable, True, True)
     assert check_address("auto") == []
 
 

@@ -33,9 +33,11 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_start_that_fails_is_tried_again_and_leaves_no_process(bystander):
+def test_a_start_that_fails_is_tried_again_and_leaves_no_process(bystander, tmp_path):
     start = Start(failures=2)
-    ray_session._start_patiently(start)
+    told: list[str] = []
+    ray_session._start_patiently(start, tmp_path / "ray.log", told.append)
+    assert told == [f"starting Ray on this machine, attempt {n} of 3" for n in (1, 2, 3)]
     first, second, third = start.left_behind
     try:
         assert first.wait(10) == second.wait(10) == -9
@@ -46,9 +48,10 @@ def test_a_start_that_fails_is_tried_again_and_leaves_no_process(bystander):
         third.wait()
 
 
-def test_a_ray_that_never_starts_is_one_error_with_its_remedy():
+def test_a_ray_that_never_starts_is_one_error_with_its_remedy(tmp_path):
     start = Start(failures=99)
     with pytest.raises(WorkFailedError, match=r"in 3 attempts.*: The current node timed out") as raised:
-        ray_session._start_patiently(start)
+        ray_session._start_patiently(start, tmp_path / "ray.log", print)
     assert "RAY_TMPDIR" in raised.value.hint
+    assert str(tmp_path / "ray.log") in raised.value.hint
     assert [process.wait(10) for process in start.left_behind] == [-9] * 3
