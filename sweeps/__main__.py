@@ -384,7 +384,10 @@ def _run(
         refuse_other_code(before, sweep, retry_failed=retry_failed)
     if warm:
         console.print(f"warm start: {told_warm_start(sweep, warm)}", markup=False, highlight=False, soft_wrap=True)
-    planned = make_forecast(sweep, before).figures
+    forecast = make_forecast(sweep, before)
+    planned = forecast.figures
+    for note in forecast.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     state = execute(sweep, console, retry_failed=retry_failed, allow_other_code=allow_other_code, warm=warm)
     console.print(render_winners(state))
     if state.confirms:

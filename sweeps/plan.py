@@ -36,6 +36,7 @@ def render_plan(
         render_tree(forecast),
         _table("what it takes", cost_rows(forecast, budget_hours)),
     ]
+    parts += [Text(f"note: {note}", style="yellow") for note in forecast.notes]
     return Group(*parts, f"start it: python -m sweeps run PRESET --name {sweep.launch.name}")
 
 
