@@ -13,7 +13,9 @@ from bacs.stream import Stream
 from sweeps.past_runs import Loads
 from sweeps.stage_keys import planned_numerics
 
-_ACTING = ("dataset", "network", "compat")
+_GROUPS = ("dataset", "network", "compat")
+_KEYS = ("split", "mode", "shuffle_classes", "seed", "sweep", "batch_size", "micro_batches", "n_gpus")
+"""Of ``training``: those that decide how many images a step has, and how many of them are taken at once."""
 
 
 def check_data(runs: Iterable[RunConfig], loads: Loads) -> list[str]:
@@ -26,14 +28,14 @@ def check_data(runs: Iterable[RunConfig], loads: Loads) -> list[str]:
     notes: list[str] = []
     seen: set[str] = set()
     for run in runs:
+        parts = [*(run.resolved[group] for group in _GROUPS), *(run.resolved["training"][key] for key in _KEYS)]
+        if (name := json.dumps(parts, sort_keys=True)) in seen:
+            continue
+        seen.add(name)
         data = loads.of(run).data
         stream = Stream(run, data, planned_numerics(run))
-        batch = smallest_batch(run.training, stream.counts())
-        name = json.dumps([batch, *(run.resolved[group] for group in _ACTING)], sort_keys=True)
-        if name not in seen:
-            seen.add(name)
-            faults += held_out_faults(run, data) + fit_faults(run, data, batch)
-            notes += [*stream.notes, *getattr(data, "notes", [])]
+        faults += held_out_faults(run, data) + fit_faults(run, data, smallest_batch(run.training, stream.counts()))
+        notes += [*stream.notes, *getattr(data, "notes", [])]
     if faults:
         raise RequestError(list(dict.fromkeys(faults)))
     return list(dict.fromkeys(notes))

@@ -21,7 +21,7 @@ from bacs.data.folders import Folders
 from bacs.data.layout import Layout, Pair, raise_faults
 from bacs.data.pixels import PixelReader
 from bacs.data.transforms import AREA
-from bacs.errors import Fault
+from bacs.errors import Fault, UnreachableError
 from bacs.files import mode_problem
 from bacs.randomness import derive_seed
 from bacs.schema import acts_from, knob, parse_all
@@ -208,7 +208,7 @@ def contents_hash(kind: str, layout: Layout, root: Path) -> str:
     size is not noticed. Time stamps and the place of the tree do not matter.
 
     Raises:
-        RequestError: with the files that are missing, or are no files.
+        UnreachableError: with the files that are missing, or are no files.
     """
     facts = {"kind": kind, "table": layout.table.tolist()}
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -229,7 +229,7 @@ def contents_hash(kind: str, layout: Layout, root: Path) -> str:
                     problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
                     faults.append(Fault(str(path), problem, "make it readable"))
             digest.update("\t".join([*parts, "\n"]).encode())
-    raise_faults(faults)
+    raise_faults(faults, UnreachableError)
     return digest.hexdigest()[:32]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacs.data.scenario import IGNORE
-from bacs.errors import Fault, RequestError
+from bacs.errors import Fault, RequestError, UnreachableError
 from bacs.files import file_problem
 
 _SHOWN = 10
@@ -71,10 +71,12 @@ def read_list(path: Path, is_name: Callable[[str], bool] = lambda line: False) -
     """
     try:
         if problem := file_problem(path):
-            raise RequestError.of(str(path), problem, _AS_TEXT)
+            raise UnreachableError.of(str(path), problem, _AS_TEXT)
         content = path.read_bytes()
         text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UnreachableError.of(str(path), f"cannot be read: {error.strerror or error}", _AS_TEXT) from None
+    except UnicodeDecodeError as error:
         raise RequestError.of(str(path), f"cannot be read: {error}", _AS_TEXT) from None
     lines = [_stripped(line) for line in re.split(r"\r\n|\n|\r", text)]
     pieces = [[line] if is_name(line) else line.splitlines() for line in lines]
@@ -99,11 +101,11 @@ def name_fault(list_file: Path, name: str) -> Fault | None:
     )
 
 
-def raise_faults(faults: Sequence[Fault]) -> None:
-    """Raises a RequestError that shows the first of many faults and counts the rest."""
+def raise_faults(faults: Sequence[Fault], kind: type[RequestError] = RequestError) -> None:
+    """Raises an error that shows the first of many faults and counts the rest."""
     shown = list(faults[:_SHOWN])
     if len(faults) > _SHOWN:
         rest = f"{len(faults) - _SHOWN} more of the like"
         shown.append(Fault(faults[-1].where, f"is the last of {rest}", "repair these, then look again"))
     if shown:
-        raise RequestError(shown)
+        raise kind(shown)
