@@ -20,7 +20,7 @@ from bacs.files import file_problem
 
 _MASK_MODES = ("1", "L", "P")
 """Modes of Pillow in which a pixel is one number of 0..255. Anything else would have to be converted: no index."""
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
 """What images are decoded from, whatever their files are called. MPO: a JPEG with other pictures behind the first."""
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
 """What a complete file ends in. Inside the pixels of a JPEG these bytes cannot occur."""
@@ -132,7 +132,7 @@ def look_at_picture(path: str) -> Header:
     """
     with _opened(path) as (picture, head, file):
         kind = picture.format or ""
-        if kind not in _FORMATS:
+        if kind not in FORMATS:
             raise WrongKindError.of(path, f"is a {kind} picture, but must be a JPEG or PNG", "convert it to PNG")
         if kind == "PNG" and head[_BIT_DEPTH] > 8:
             problem = f"has {head[_BIT_DEPTH]} bits a channel, but must have 8"
