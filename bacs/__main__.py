@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bacs import predict
@@ -12,9 +12,9 @@ from bacs.checkpoints import CheckpointFolder
 from bacs.compose import compose, named_plugins
 from bacs.config import RunConfig
 from bacs.errors import RequestError
-from bacs.events import EpochEnded, StepEnded
-from bacs.exits import DONE, FAILED, refuse
-from bacs.launch import local_ranks
+from bacs.events import EpochEnded, Event, StepEnded
+from bacs.exits import DONE, fail, refuse
+from bacs.launch import RankDiedError, RankError, local_ranks
 from bacs.lineage import run_identity
 from bacs.origin import ALLOW_OTHER_CODE, MIXED, Origin, refuse_changes, version
 from bacs.outputs import Outputs
@@ -39,6 +39,10 @@ dataclass documents its keys with units, ranges and defaults. Exit codes: 0 done
 was wrong."""
 
 
+class BrokenRunError(Exception):
+    """What a run that has begun cannot go on with."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == "predict":
@@ -61,9 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 drive(ContinualRun(config), origin, console)
     except RequestError as error:
         return refuse(errors, error)
-    except (DivergedError, StorageRefusedError) as error:
-        errors.say(f"the run failed: {error}", "bold red")
-        return FAILED
+    except (DivergedError, StorageRefusedError, BrokenRunError, RankError, RankDiedError) as error:
+        return fail(errors, error)
     return DONE
 
 
@@ -104,7 +107,7 @@ def drive(run: ContinualRun, origin: Origin, console: Terminal) -> None:
         notice(f"{MIXED}: {', '.join(origin.mixed)} changed on the way; results say so")
     outputs = Outputs(results, pictures, notice, origin)
     with RunView(console, run.epochs_total, run.epochs_done) as view:
-        for event in run.events():
+        for event in _begun(run.events()):
             if folder is not None and isinstance(event, EpochEnded | StepEnded):
                 folder.save(run.snapshot())
                 if shared is not None and isinstance(event, StepEnded):
@@ -113,6 +116,18 @@ def drive(run: ContinualRun, origin: Origin, console: Terminal) -> None:
             view.show(event)
     if origin.mixed:
         notice(f"{MIXED}: these numbers come from several codes")
+
+
+def _begun(events: Iterator[Event]) -> Iterator[Event]:
+    """The same events. A fault that shows on the way, such as a damaged image, is none of the request's.
+
+    Raises:
+        BrokenRunError: in the place of a RequestError.
+    """
+    try:
+        yield from events
+    except RequestError as error:
+        raise BrokenRunError(str(error)) from error
 
 
 def _checkpoint_folder(config: RunConfig) -> Path | None:

@@ -19,6 +19,8 @@ from typing import IO, Any, cast
 
 import torch
 
+from bacs.files import file_problem
+
 FORMAT = 3
 TENSORS = "tensors.pt"
 
@@ -84,6 +86,8 @@ def load_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     record = load_meta(folder)
     path = folder / TENSORS
     try:
+        if problem := file_problem(path):
+            raise BundleError(f"{path}: {problem}")
         if _digest(path) != record["sha256"]:
             raise BundleError(f"{path}: the checksum does not match, the file is damaged")
         return torch.load(path, map_location="cpu", weights_only=True), record["meta"]
@@ -98,6 +102,8 @@ def load_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_meta(folder: Path) -> dict[str, Any]:
     """The checked record of a bundle: ``meta`` and the checksum of its tensors."""
     path = _where(folder) / "meta.json"
+    if problem := file_problem(path):
+        raise BundleError(f"{path}: {problem}")
     try:
         record = json.loads(path.read_bytes().decode("utf-8"))
         check = record.pop("check")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bacs.compat import CompatConfig
+from bacs.networks.norms import ActivatedNorm
 from bacs.prototypes import Prototypes
 
 
@@ -45,7 +46,7 @@ class Detector(nn.Module):
         self.channels = channels or max(1, in_channels // 4)
         self.projector = nn.Sequential(
             nn.Conv2d(in_channels, self.channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(self.channels),
+            ActivatedNorm(self.channels, activation="identity"),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
         )

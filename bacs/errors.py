@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,12 @@ class RequestError(ValueError):
         super().__init__("\n".join(str(fault) for fault in faults))
 
     @classmethod
-    def of(cls, where: str, problem: str, remedy: str) -> RequestError:
+    def of(cls, where: str, problem: str, remedy: str) -> Self:
         return cls([Fault(where, problem, remedy)])
 
     def __reduce__(self) -> tuple[type[RequestError], tuple[list[Fault]]]:
         return (type(self), (self.faults,))
+
+
+class UnreachableError(RequestError):
+    """The system did not give a file, which may be there the next time: absent, forbidden, its disk without answer."""

@@ -13,3 +13,9 @@ def refuse(errors: Terminal, error: RequestError) -> int:
     errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
     errors.say(str(error))
     return WRONG_REQUEST
+
+
+def fail(errors: Terminal, error: Exception) -> int:
+    """Shows why a run that had begun ended early. Returns the exit code."""
+    errors.say(f"the run failed: {error}", "bold red")
+    return FAILED

@@ -36,6 +36,7 @@ SETTINGS = (
 INERT = (
     *SETTINGS,
     "bacs.events",
+    "bacs.fit",
     "bacs.checkpoints",
     "bacs.bundle",
     "bacs.patience",

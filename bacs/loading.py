@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bacs.errors import RequestError
+
 MAX_AUTO_WORKERS = 8
 
 Pick = tuple[NDArray[np.int64], NDArray[np.int64] | None]
@@ -34,6 +36,9 @@ def read_batches(view: Readable, picks: list[Pick], num_workers: int, pin: bool)
         picks: one entry a batch.
         num_workers: processes that read ahead; 0: this process reads.
         pin: whether the tensors go to a GPU next.
+
+    Raises:
+        RequestError: a file cannot be read; whichever process has met it.
     """
     if num_workers == 0 or len(picks) == 0:
         yield from (view.batch(*pick) for pick in picks)
@@ -41,7 +46,11 @@ def read_batches(view: Readable, picks: list[Pick], num_workers: int, pin: bool)
     workers = min(num_workers, len(picks))
     # Without one of its own the loader would draw from the global generator, and dropout would come out differently.
     own = torch.Generator()
-    yield from DataLoader(_Picked(view, picks), batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
+    loader = DataLoader(_Picked(view, picks), batch_size=None, num_workers=workers, pin_memory=pin, generator=own)
+    for read in loader:
+        if isinstance(read, RequestError):
+            raise read
+        yield read
 
 
 def worker_count(asked: Any, in_memory: bool, cores: int) -> int:
@@ -57,7 +66,9 @@ def worker_count(asked: Any, in_memory: bool, cores: int) -> int:
     return 0 if in_memory or cores < 4 else min(MAX_AUTO_WORKERS, cores - 1)
 
 
-class _Picked(Dataset[tuple[Tensor, Tensor]]):
+class _Picked(Dataset[tuple[Tensor, Tensor] | RequestError]):
+    """Batches, or what is wrong with a file: raised in a worker, it would come out as a text of PyTorch's."""
+
     def __init__(self, view: Readable, picks: list[Pick]) -> None:
         self.view = view
         self.picks = picks
@@ -65,6 +76,9 @@ class _Picked(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.picks)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | RequestError:
         torch.set_num_threads(1)
-        return self.view.batch(*self.picks[index])
+        try:
+            return self.view.batch(*self.picks[index])
+        except RequestError as error:
+            return error

@@ -22,8 +22,10 @@ from bacs.compat import absent_iou
 from bacs.config import RunConfig
 from bacs.data import SegmentationData, StepView
 from bacs.distributed import gathered, rank, world_size
+from bacs.errors import RequestError
 from bacs.evaluation import Evaluator, Scores
 from bacs.events import EpochEnded, Event, Point, RunEnded, StepEnded
+from bacs.fit import fit_faults, smallest_batch
 from bacs.losses.base import Batch, StepContext
 from bacs.media import Media
 from bacs.metrics import domain_metrics, final_metrics, step_metrics
@@ -67,6 +69,9 @@ class ContinualRun:
         self.media = Media(self.stream, self.evaluator)
         self.ood = OodTest(config.ood, self.stream) if config.ood is not None else None
         self.method = build_method(config.loss, training, config.compat)
+        self._lengths = self.stream.lengths()
+        if faults := fit_faults(config, self.data, smallest_batch(training, self.stream.counts())):
+            raise RequestError(faults)
         seed_everything(training.seed, "network")
         self.model = build_model(config.network, self.method, self.data.channels, config.compat)
         self.teacher: Model | None = None
@@ -76,7 +81,6 @@ class ContinualRun:
         )
         self.points: list[Point] = []
         """Every metric so far, in order; survives in snapshots."""
-        self._lengths = self.stream.lengths()
         self._optimizer: StepOptimizer | None = None
         self._place = (0, 0)  # step and finished epochs in it
         self._tested: list[Scores] = []
@@ -284,7 +288,16 @@ class ContinualRun:
         """What has been measured in the steps that are finished."""
         ended = self.steps_done == self.split.n_steps
         final = self._final() if ended else {}
-        return History(self.config, self.split, self.class_names, self._tested, self.points, final, self.media.frames)
+        return History(
+            self.config,
+            self.split,
+            self.class_names,
+            self._tested,
+            self.points,
+            final,
+            self.media.frames,
+            self.stream.notes,
+        )
 
     def _final(self) -> dict[str, float]:
         """After the last step."""
@@ -337,7 +350,8 @@ class ContinualRun:
     @property
     def notes(self) -> list[str]:
         """What the user should know before the run begins."""
-        return [*self.config.notes, *self.model.network.notes]
+        of_data = getattr(self.data, "notes", [])
+        return [*self.config.notes, *self.model.network.notes, *self.stream.notes, *of_data]
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from bacs.config import RunConfig
 from bacs.data import (
     DomainSplit,
+    Scenes,
     SceneSet,
     SegmentationData,
     StepView,
@@ -26,6 +27,8 @@ from bacs.losses.base import Batch
 from bacs.precision import Numerics
 from bacs.randomness import derive_seed, epoch_order, generator
 from bacs.training_config import DEBUG_IMAGES, SWEEP_SHARE, TrainingConfig
+
+_NAMES_SHOWN = 10
 
 
 class Stream:
@@ -46,6 +49,7 @@ class Stream:
         """Foreground classes that count as base in the metrics: those of the split's first step, in joint mode too."""
         self.split = asked.joint() if joint else asked
         self.mode = "overlap" if joint else training.mode
+        self._absent_counts = config.compat.absent_classes_score_zero
         in_memory = isinstance(data.train, SceneSet)
         self._workers = worker_count(training.num_workers, in_memory, numerics.threads)
         self._check_not_empty()
@@ -56,10 +60,31 @@ class Stream:
 
     def lengths(self) -> list[list[int]]:
         """Optimisation steps of each epoch, for each continual step."""
-        return [
-            self.training.lengths(step, len(self.training_view(step)), self.split.heads[step])
-            for step in range(self.split.n_steps)
-        ]
+        return [self.training.lengths(step, count, self.split.heads[step]) for step, count in enumerate(self.counts())]
+
+    def counts(self) -> list[int]:
+        """Training images of each continual step."""
+        return [len(self.training_view(step)) for step in range(self.split.n_steps)]
+
+    @property
+    def notes(self) -> list[str]:
+        """One on the classes of which nothing can be learned, chosen by or measured; none where every set has all."""
+        found: list[str] = []
+        for subset, word in (("test", "test"), ("val", "held-out"), ("train", "training")):
+            scenes: Scenes = getattr(self.data, subset)
+            absent = np.flatnonzero(~scenes.presence.any(axis=0))
+            names = [self._name_of_id(int(class_id)) for class_id in absent if self.by_domain or class_id]
+            if len(scenes) == 0:
+                found.append(f"no {word} image at all")
+            elif names:
+                found.append(
+                    f"no {word} pixel of {', '.join(names[:_NAMES_SHOWN])}{', ...' * (len(names) > _NAMES_SHOWN)}"
+                )
+        fate = "counts as 0 in every mean" if self._absent_counts else "is left out of every mean"
+        return [f"{'; '.join(found)}: the IoU of a class without a pixel {fate}"] if found else []
+
+    def _name_of_id(self, class_id: int) -> str:
+        return self.data.class_names[class_id if self.by_domain else class_id - 1]
 
     def training_view(self, step: int) -> StepView:
         view = StepView(self.data.train, self.split, step, mode=self.mode, purpose="train")

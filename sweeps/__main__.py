@@ -400,7 +400,10 @@ def _run(
         refuse_other_code(before, sweep, retry_failed=retry_failed)
     if warm:
         console.say(f"warm start: {told_warm_start(sweep, warm)}")
-    planned = make_forecast(sweep, before).figures
+    forecast = make_forecast(sweep, before)
+    planned = forecast.figures
+    for note in forecast.notes:
+        console.say(f"note: {note}", "yellow")
     state, untracked = execute(sweep, console, retry_failed=retry_failed, allow_other_code=allow_other_code, warm=warm)
     console.print(render_winners(state))
     if state.confirms:

@@ -16,6 +16,7 @@ from bacs.stages import StageStore
 from results.state import SweepState, TrialState
 from search_spaces.stopping import expected_reach
 from sweeps.costs import Cost, CostModel, Sample
+from sweeps.data_check import check_data
 from sweeps.footprint import outcome_bytes
 from sweeps.ledger import trials_at_once
 from sweeps.outdated import Outdated, find_outdated
@@ -60,6 +61,8 @@ class Forecast:
     """Of each trial: bytes that the outcome of one of its steps takes."""
     outdated: Callable[[], Outdated]
     """Finds, of what is left to compute, what is stored, but by other code. Reads the whole store."""
+    notes: list[str]
+    """What the user should know about the images."""
 
     def cost(self, stage: Stage) -> Cost | None:
         return self.costs.cost(self.works[stage.trials[0]][stage.step])
@@ -153,6 +156,7 @@ def make_forecast(
     shared = sweep.base["training"].get("stages")
     stored = has or (StageStore(Path(shared)).has if shared is not None else lambda key: False)
     runs = _runs(trials)
+    notes = check_data({id(run): run for run in runs}.values(), loads)
     works = _once(runs, lambda run: loads.of(run).of(run))
     keys = _once(runs, lambda run: stage_keys(run, len(loads.of(run).of(run)), loads.of(run).data.manifest))
     first_swept: dict[str, int] = {}
@@ -176,7 +180,7 @@ def make_forecast(
         lengths = ((run, len(loads.of(run).of(run)), loads.of(run).data.manifest) for run in known)
         return find_outdated(StageStore(Path(shared)), lengths, {stage.key for stage in tree.needed})
 
-    return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes, outdated)
+    return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes, outdated, notes)
 
 
 def _alone(chain: Chain, number: int) -> Chain:

@@ -36,7 +36,7 @@ def render_plan(
         render_tree(forecast),
         _table("what it takes", cost_rows(forecast, budget_hours)),
     ]
-    return Group(*parts)
+    return Group(*parts, *(Text(f"note: {note}", style="yellow") for note in forecast.notes))
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Table:

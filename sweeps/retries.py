@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bacs.patience import StorageRefusedError
 from results.state import Failure, TrialState
 from trainables.causes import (
+    BROKEN_INPUT,
     DIED,
     DIVERGED,
     EXCEPTION,
@@ -18,7 +19,7 @@ from trainables.causes import (
 )
 from trainables.folder import TrialBusyError
 
-OWN_FAULTS = (DIVERGED, OUT_OF_MEMORY, EXCEPTION)
+OWN_FAULTS = (DIVERGED, BROKEN_INPUT, OUT_OF_MEMORY, EXCEPTION)
 """Causes that lie in the trial and not in the machine."""
 
 NO_WORD = "the worker process died without a Python error"
@@ -44,7 +45,7 @@ class Ending:
     @property
     def is_charged(self) -> bool:
         """Whether it counts against ``sweep.max_failures``."""
-        return self.cause not in (DIVERGED, OUT_OF_MEMORY, OTHER_CODE) and not self.lost_node
+        return self.cause not in (DIVERGED, BROKEN_INPUT, OUT_OF_MEMORY, OTHER_CODE) and not self.lost_node
 
 
 def ending_of(ray_text: str, *, lost_node: bool = False) -> Ending:
@@ -77,7 +78,7 @@ def _cause_told(error: str) -> str:
 def is_retried(trial: TrialState, ending: Ending, max_failures: int) -> bool:
     """Whether a trial is tried again after one more failure.
 
-    - ``diverged``: never, for it would diverge again, bit by bit.
+    - ``diverged`` and ``broken_input``: never, for it would diverge, or meet the same file, again.
     - ``out_of_memory``: once, with every batch in twice as many pieces, if there is anything to cut.
     - ``exception``: not if the same was raised before; else as ``died``.
     - ``other_code``: by whoever resumes the sweep.
@@ -88,7 +89,7 @@ def is_retried(trial: TrialState, ending: Ending, max_failures: int) -> bool:
         ending: of the attempt.
         max_failures: ``sweep.max_failures``.
     """
-    if ending.cause == DIVERGED:
+    if ending.cause in (DIVERGED, BROKEN_INPUT):
         return False
     if ending.cause == OUT_OF_MEMORY:
         return extra_pieces(trial) == 1 and _can_be_cut(trial)

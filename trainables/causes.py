@@ -10,6 +10,8 @@ OUT_OF_MEMORY = "out_of_memory"
 """Of a GPU or of the machine."""
 EXCEPTION = "exception"
 """Any other Python error."""
+BROKEN_INPUT = "broken_input"
+"""A file is damaged, or the network cannot take the images. Every attempt would meet it again."""
 DIED = "died"
 """A process ended without a Python error: killed, pre-empted, the machine lost."""
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 
 import torch
 
-from bacs.launch import RankDiedError
+from bacs.data.pixels import WrongKindError
+from bacs.errors import RequestError, UnreachableError
+from bacs.launch import RankDiedError, RankError
 from bacs.patience import REFUSALS, StorageRefusedError
 from bacs.run import DivergedError
 from trainables.causes import (
+    BROKEN_INPUT,
     DIED,
     DIVERGED,
     EXCEPTION,
@@ -21,6 +26,8 @@ from trainables.causes import (
 )
 from trainables.folder import TrialBusyError
 
+_OTHER_RANKS_INPUT = re.compile(rf"rank \d+: ({RequestError.__name__}|{WrongKindError.__name__}): /")
+
 
 def cause_of(error: BaseException) -> str:
     """One of :mod:`trainables.causes`."""
@@ -28,6 +35,10 @@ def cause_of(error: BaseException) -> str:
         return OTHER_CODE
     if isinstance(error, DivergedError):
         return DIVERGED
+    if isinstance(error, RequestError):
+        return BROKEN_INPUT if _is_met_again(error) else EXCEPTION
+    if isinstance(error, RankError) and _OTHER_RANKS_INPUT.match(str(error)):
+        return BROKEN_INPUT
     if isinstance(error, RankDiedError | TrialBusyError):
         return DIED
     if isinstance(error, StorageRefusedError):
@@ -39,3 +50,11 @@ def cause_of(error: BaseException) -> str:
             return STORAGE
         return OUT_OF_MEMORY if error.errno == errno.ENOMEM else EXCEPTION
     return OUT_OF_MEMORY if isinstance(error, RuntimeError) and tells_of_memory(str(error)) else EXCEPTION
+
+
+def _is_met_again(error: RequestError) -> bool:
+    """Whether it is about what a file holds, or what a network can take. Another machine may have a folder or a package
+    that this one lacks."""
+    wheres = [fault.where for fault in error.faults]
+    told = all(where == "network" or Path(where).is_absolute() for where in wheres)
+    return told and not isinstance(error, UnreachableError)

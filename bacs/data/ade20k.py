@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bacs.data.file_dataset import FileDataset, FilesConfig, check_files, check_pairs, dataset_root
+from bacs.data.folders import is_hidden
 from bacs.data.layout import Layout, Pair, identity_table
 from bacs.errors import Fault, RequestError
 
@@ -78,4 +79,4 @@ def _pairs(ade: Path, folder: str) -> tuple[Pair, ...]:
     so that the missing one is found."""
     images, masks = ade / "images" / folder, ade / "annotations" / folder
     names = {path.stem for path in images.glob("*.jpg")} | {path.stem for path in masks.glob("*.png")}
-    return tuple(Pair(name, images / f"{name}.jpg", masks / f"{name}.png") for name in sorted(names))
+    return tuple(Pair(n, images / f"{n}.jpg", masks / f"{n}.png") for n in sorted(names) if not is_hidden(n))

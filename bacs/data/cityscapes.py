@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacs.data.file_dataset import FileDataset, FilesConfig, check_files, check_pairs, dataset_root, is_held_out
+from bacs.data.folders import is_hidden
 from bacs.data.layout import Layout, Pair
 from bacs.data.scenario import IGNORE
 from bacs.errors import Fault, RequestError
@@ -151,7 +152,7 @@ def _subset_of(city: str) -> str:
 
 def _pairs(root: Path, subset: str) -> tuple[Pair, ...]:
     folders = [folder for files in ("leftImg8bit", "gtFine") for folder in (root / files / subset).iterdir()]
-    cities = sorted({folder.name for folder in folders if folder.is_dir()})
+    cities = sorted({folder.name for folder in folders if folder.is_dir() and not is_hidden(folder.name)})
     return tuple(pair for city in cities for pair in _city_pairs(root, subset, city))
 
 
@@ -160,4 +161,5 @@ def _city_pairs(root: Path, subset: str, city: str) -> Sequence[Pair]:
     images, masks = root / "leftImg8bit" / subset / city, root / "gtFine" / subset / city
     names = {path.name.removesuffix(_IMAGE) for path in images.glob(f"*{_IMAGE}")}
     names |= {path.name.removesuffix(_MASK) for path in masks.glob(f"*{_MASK}")}
-    return [Pair(f"{city}/{n}", images / f"{n}{_IMAGE}", masks / f"{n}{_MASK}", city) for n in sorted(names)]
+    shown = sorted(name for name in names if not is_hidden(name))
+    return [Pair(f"{city}/{n}", images / f"{n}{_IMAGE}", masks / f"{n}{_MASK}", city) for n in shown]

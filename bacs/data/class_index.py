@@ -1,42 +1,71 @@
-"""Which classes each mask shows: every mask is opened once, and the answer kept on disk."""
+"""One look at all files of a dataset when it is opened; what it finds out is kept on disk.
+
+Which classes each mask shows, the size of each image, and everything about the files that would end a run later on.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bacs.data.array_cache import load_or_make
 from bacs.data.layout import Layout, raise_faults
-from bacs.data.pixels import open_mask
+from bacs.data.mask_values import value_faults
+from bacs.data.pair_check import ILLEGAL_VALUES, PairReport, glance_at_pairs
 from bacs.data.scenario import IGNORE
-from bacs.errors import Fault, RequestError
 
 
-def load_presence(layout: Layout, folder: Path) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Presence of every label in the masks of train and of test.
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What is known of the N images of a subset; read-only memory maps."""
+
+    presence: NDArray[np.bool_]
+    """(N, labels) whether a mask has a pixel of a label, by original class id."""
+    sizes: NDArray[np.int64]
+    """(N, 2) height and width."""
+    doubtful: NDArray[np.bool_]
+    """(N,) whether a viewer may turn the image; see :class:`bacs.data.pair_check.PairReport`."""
+
+
+def load_index(layout: Layout, folder: Path) -> tuple[Index, Index]:
+    """Of train and of test.
 
     Args:
         layout: the dataset.
-        folder: where the index is kept; it must belong to these masks alone.
-
-    Returns:
-        Two arrays (N, labels) by original class id, read-only memory maps: whether a mask has a pixel of it.
+        folder: where the index is kept; it must belong to these files alone.
 
     Raises:
-        RequestError: with the masks that cannot be read.
+        RequestError: with the files that cannot be used, or with the values of masks that the format does not allow.
     """
+    subsets = {"train": layout.train, "test": layout.test}
+    parts = ("presence", "sizes", "doubtful")
 
-    def index() -> dict[str, NDArray[np.bool_]]:
-        masks = {"train": [pair.mask for pair in layout.train], "test": [pair.mask for pair in layout.test]}
-        return {subset: labels_present(value_presence(paths), layout.table) for subset, paths in masks.items()}
+    def index() -> dict[str, NDArray[Any]]:
+        reports = {subset: glance_at_pairs(pairs, layout.legal) for subset, pairs in subsets.items()}
+        troubles = [trouble for found in reports.values() for report in found for trouble in report.troubles]
+        raise_faults([trouble.fault for trouble in troubles if trouble.kind != ILLEGAL_VALUES])
+        values = {subset: values_present(found) for subset, found in reports.items()}
+        raise_faults(value_faults(layout, values))
+        arrays: dict[str, NDArray[Any]] = {}
+        for subset, found in reports.items():
+            arrays[f"{subset}_presence"] = labels_present(values[subset], layout.table)
+            arrays[f"{subset}_sizes"] = np.array([report.size for report in found], dtype=np.int64).reshape(-1, 2)
+            arrays[f"{subset}_doubtful"] = np.array([report.is_doubtful for report in found], dtype=bool)
+        return arrays
 
-    arrays = load_or_make(folder, ("train", "test"), index)
-    return arrays["train"], arrays["test"]
+    arrays = load_or_make(folder, [f"{subset}_{part}" for subset in subsets for part in parts], index)
+    train, test = (Index(*(arrays[f"{subset}_{part}"] for part in parts)) for subset in subsets)
+    return train, test
+
+
+def values_present(reports: Sequence[PairReport]) -> NDArray[np.bool_]:
+    """(N, 256) which values occur in each mask; none in one that could not be read."""
+    return np.array([_nothing() if r.pixels is None else r.pixels > 0 for r in reports], dtype=bool).reshape(-1, 256)
 
 
 def labels_present(values: NDArray[np.bool_], table: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -49,23 +78,5 @@ def labels_present(values: NDArray[np.bool_], table: NDArray[np.uint8]) -> NDArr
     return present
 
 
-def value_presence(masks: Sequence[Path]) -> NDArray[np.bool_]:
-    """(N, 256) which values occur in each mask.
-
-    In threads: Pillow decodes and counts without holding the interpreter, and nothing must be forked or imported
-    afresh wherever a dataset happens to be built.
-
-    Raises:
-        RequestError: with the masks that cannot be read.
-    """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        found = list(threads.map(_values_of, masks))
-    raise_faults([fault for row in found if isinstance(row, list) for fault in row])
-    return np.array(found, dtype=bool).reshape(len(masks), 256)
-
-
-def _values_of(mask: Path) -> NDArray[np.bool_] | list[Fault]:
-    try:
-        return np.array(open_mask(str(mask)).histogram()) > 0
-    except RequestError as error:
-        return error.faults
+def _nothing() -> NDArray[np.bool_]:
+    return np.zeros(256, dtype=bool)

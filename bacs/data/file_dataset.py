@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacs.data.array_cache import cache_faults
-from bacs.data.class_index import load_presence
+from bacs.data.class_index import load_index
 from bacs.data.file_scenes import FileScenes
+from bacs.data.folders import Folders
 from bacs.data.layout import Layout, Pair, raise_faults
 from bacs.data.pixels import PixelReader
 from bacs.data.transforms import AREA
-from bacs.errors import Fault
+from bacs.errors import Fault, UnreachableError
+from bacs.files import mode_problem
 from bacs.randomness import derive_seed
 from bacs.schema import acts_from, knob, parse_all
 from bacs.source import digest_of
@@ -93,9 +95,9 @@ class FileDataset(ABC):
         contents = contents_hash(self.kind, layout, dataset_root(config))
         self.manifest = _manifest(contents, config)
         folder = Path(config.cache) / f"{self.kind}-{contents}"
-        presence, test_presence = load_presence(layout, folder / _made_by("index", "bacs.data.class_index"))
+        trained, tested = load_index(layout, folder / _made_by("index", "bacs.data.class_index"))
         reader = PixelReader(folder / _made_by("pixels", "bacs.data.pixels") if config.decode_cache else None)
-        held_out = np.array([is_held_out(pair.name, config.val_share, "val", config.val_seed) for pair in layout.train])
+        held_out = held_out_rows(layout.train, config.val_share, config.val_seed)
 
         def scenes(pairs: Sequence[Pair], present: NDArray[np.bool_], rows: NDArray[np.int64]) -> FileScenes:
             return FileScenes(
@@ -108,9 +110,14 @@ class FileDataset(ABC):
                 reader=reader,
             )
 
-        self.train = scenes(layout.train, presence, np.flatnonzero(~held_out))
-        self.val = scenes(layout.train, presence, np.flatnonzero(held_out))
-        self.test = scenes(layout.test, test_presence, np.arange(len(layout.test)))
+        self.train = scenes(layout.train, trained.presence, np.flatnonzero(~held_out))
+        self.val = scenes(layout.train, trained.presence, np.flatnonzero(held_out))
+        self.test = scenes(layout.test, tested.presence, np.arange(len(layout.test)))
+        heights, widths = np.concatenate([trained.sizes, tested.sizes]).min(axis=0)
+        self.smallest = (int(heights), int(widths))
+        """(h, w): the least height and the least width of all images."""
+        self.notes = doubtful_notes([*layout.train, *layout.test], np.concatenate([trained.doubtful, tested.doubtful]))
+        """What the user should know about files that were accepted."""
 
     def _domains_of(self, pairs: Sequence[Pair]) -> NDArray[np.int64] | None:
         return np.array([self.domains.index(pair.group) for pair in pairs], dtype=np.int64) if self.domains else None
@@ -130,6 +137,22 @@ def is_held_out(name: str, share: float, *parts: int | str) -> bool:
         parts: tell one division, and one seed, from another.
     """
     return derive_seed(*parts, name) < share * 2**63
+
+
+def held_out_rows(pairs: Sequence[Pair], share: float, seed: int) -> NDArray[np.bool_]:
+    """(N,) which training images are held out for validation. Args: share, seed: see :class:`FilesConfig`."""
+    return np.array([is_held_out(pair.name, share, "val", seed) for pair in pairs], dtype=bool)
+
+
+def doubtful_notes(pairs: Sequence[Pair], doubtful: NDArray[np.bool_]) -> list[str]:
+    """On images that a viewer turns by what the camera has noted, which nothing here does."""
+    files = [str(pair.image) for pair, doubt in zip(pairs, doubtful, strict=True) if doubt]
+    if not files:
+        return []
+    return [
+        f"{len(files)} image(s) hold a note of the camera (EXIF orientation) that is not applied, such as {files[0]}: "
+        "their masks must be drawn on the pixels as they are stored"
+    ]
 
 
 def check_files(config: FilesConfig, needed: Sequence[str], source: str) -> list[Fault]:
@@ -158,15 +181,20 @@ def dataset_root(config: FilesConfig) -> Path:
 
 
 def check_pairs(where: str, train: Sequence[Pair], test: Sequence[Pair]) -> None:
-    """Raises: RequestError: where a subset is empty, or an image is listed twice or in both subsets."""
+    """Raises: RequestError: where a subset is empty, or an image is listed twice or in both subsets.
+
+    Files count, not names: accents can be written in several ways.
+    """
     faults = []
     for subset, pairs in (("train", train), ("test", test)):
-        counts = Counter(pair.name for pair in pairs)
+        names = {pair.image: pair.name for pair in pairs}
+        counts = Counter(pair.image for pair in pairs)
         if not counts:
             faults.append(Fault(where, f"has no image to {subset} on", "complete the lists and folders"))
-        if twice := [name for name, count in counts.items() if count > 1]:
+        if twice := [names[image] for image, count in counts.items() if count > 1]:
             faults.append(Fault(where, f"lists more than once for {subset}: {_some(twice)}", "list each image once"))
-    shared = sorted({pair.name for pair in train} & {pair.name for pair in test})
+    tested = {pair.image for pair in test}
+    shared = sorted({pair.name for pair in train if pair.image in tested})
     if shared:
         problem = f"lists {len(shared)} images for training that results are measured on: {_some(shared)}"
         faults.append(Fault(where, problem, "remove them from the training list"))
@@ -180,21 +208,28 @@ def contents_hash(kind: str, layout: Layout, root: Path) -> str:
     size is not noticed. Time stamps and the place of the tree do not matter.
 
     Raises:
-        RequestError: with the files that are missing.
+        UnreachableError: with the files that are missing, or are no files.
     """
     facts = {"kind": kind, "table": layout.table.tolist()}
     digest = hashlib.sha256(json.dumps(facts).encode())
-    missing: list[Fault] = []
+    folders = Folders()
+    faults: list[Fault] = []
     for subset, pairs in (("train", layout.train), ("test", layout.test)):
         for pair in pairs:
             parts = [subset, pair.name, pair.group]
             for path in (pair.image, pair.mask):
                 try:
-                    parts += [str(path).removeprefix(str(root)), str(path.stat().st_size)]
-                except OSError as error:
-                    missing.append(Fault(str(path), f"cannot be read: {error.strerror}", "restore it from the archive"))
+                    found = path.stat()
+                    parts += [str(path).removeprefix(str(root)), str(found.st_size)]
+                    if problem := mode_problem(found.st_mode):
+                        faults.append(Fault(str(path), problem, "put the picture itself there"))
+                except FileNotFoundError:
+                    faults.append(Fault(str(path), *folders.absence(path, pair.name)))
+                except (OSError, ValueError) as error:
+                    problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+                    faults.append(Fault(str(path), problem, "make it readable"))
             digest.update("\t".join([*parts, "\n"]).encode())
-    raise_faults(missing)
+    raise_faults(faults, UnreachableError)
     return digest.hexdigest()[:32]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bacs.data.file_dataset import FileDataset, FilesConfig, check_files, check_pairs, dataset_root
+from bacs.data.folders import Folders
 from bacs.data.layout import Layout, Pair, identity_table, name_fault, raise_faults, read_list
 from bacs.data.scenario import IGNORE
 from bacs.errors import Fault, RequestError
@@ -53,7 +55,8 @@ class Folder(FileDataset):
         """As in :class:`FileDataset`."""
         names = Folder.classes(config)
         root = dataset_root(config)
-        train, test = (_pairs(root, root / f"{subset}.txt") for subset in ("train", "val"))
+        images = _Images(root)
+        train, test = (_pairs(images, root / f"{subset}.txt") for subset in ("train", "val"))
         check_pairs(str(root), train, test)
         return Layout(
             class_names=names,
@@ -91,25 +94,55 @@ def _name_fault(path: Path, name: str) -> Fault:
     return Fault(str(path), f"names {name[:_LONGEST_NAME]!r}, but the name of a class must be {rule}", "rename it")
 
 
-def _pairs(root: Path, list_file: Path) -> tuple[Pair, ...]:
-    names = read_list(list_file)
-    raise_faults([fault for name in names if (fault := name_fault(list_file, name))])
-    found = _images(root / "images", names)
-    raise_faults([_ambiguous(list_file, name, found[name]) for name in names if len(found.get(name, [])) > 1])
-    return tuple(
-        Pair(name, found.get(name, [root / "images" / f"{name}.jpg"])[0], root / "masks" / f"{name}.png")
-        for name in names
-    )
+class _Images:
+    """The images below a folder by their names, which have no suffix. Each folder is listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "images"
+        self.masks = root / "masks"
+        self.folders = Folders()
+        self._found: dict[Path, dict[str, list[Path]]] = {}
+
+    def of(self, name: str) -> list[Path]:
+        """The files of a name, in whichever normal form its accents are written."""
+        path = self.folder / name
+        if path.parent not in self._found:
+            stems = self._found.setdefault(path.parent, {})
+            for file in sorted(self.folders.names(path.parent)):
+                if Path(file).suffix.lower() in SUFFIXES:
+                    stems.setdefault(_composed(Path(file).stem), []).append(path.with_name(file))
+        found = self._found[path.parent].get(_composed(path.name), [])
+        return [file for file in found if file.stem == path.name] or found
+
+    def name_in(self, line: str) -> str:
+        """The name that a line means: as it stands, or with the suffix or the folder of its image, or with its mask."""
+        if self.of(line):
+            return line
+        path = PurePosixPath(line.removeprefix("images/"))
+        name = str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else str(path)
+        known = [] if name_fault(self.folder, name) else self.of(name)
+        if any(str(path) in (name, f"{name}{file.suffix}") for file in known):
+            return name
+        image, *mask = re.split(r"[\s,;]+", line)
+        if len(mask) == 1 and mask[0].removeprefix("masks/") == f"{self.name_in(image)}.png":
+            return self.name_in(image)
+        return line
+
+    def pair(self, name: str) -> Pair:
+        image = next(iter(self.of(name)), self.folder / f"{name}.jpg")
+        return Pair(name, image, self.folders.same(self.masks / f"{name}.png"))
 
 
-def _images(folder: Path, names: Iterable[str]) -> dict[str, list[Path]]:
-    """Image files by name. Each folder is listed once: three questions per name are slow on a network drive."""
-    found: dict[str, list[Path]] = {}
-    for parent in {Path(name).parent for name in names}:
-        for path in sorted((folder / parent).glob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                found.setdefault(str(parent / path.stem), []).append(path)
-    return found
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _pairs(images: _Images, list_file: Path) -> tuple[Pair, ...]:
+    lines = read_list(list_file, lambda line: name_fault(list_file, line) is None and bool(images.of(line)))
+    raise_faults([fault for line in lines if (fault := name_fault(list_file, line))])
+    names = [images.name_in(line) for line in lines]
+    raise_faults([_ambiguous(list_file, name, images.of(name)) for name in names if len(images.of(name)) > 1])
+    return tuple(images.pair(name) for name in names)
 
 
 def _ambiguous(list_file: Path, name: str, paths: list[Path]) -> Fault:

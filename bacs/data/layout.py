@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -10,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bacs.data.scenario import IGNORE
-from bacs.errors import Fault, RequestError
+from bacs.errors import Fault, RequestError, UnreachableError
+from bacs.files import file_problem
 
 _SHOWN = 10
 """Faults of one kind that an error lists at most."""
+_AS_TEXT = "put the list there as plain text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +56,36 @@ def identity_table(n_classes: int) -> NDArray[np.uint8]:
     return table
 
 
-def read_list(path: Path) -> list[str]:
+def read_list(path: Path, is_name: Callable[[str], bool] = lambda line: False) -> list[str]:
     """The lines of a list of images, stripped, without empty ones.
 
+    UTF-8, or UTF-16 as Windows writes it, with any kind of line end. Unusual ones, such as U+2028, end a line too,
+    unless they belong to a name.
+
+    Args:
+        path: of the list.
+        is_name: whether a line that holds such a sign is a name as it stands.
+
     Raises:
-        RequestError: where the file is absent or not UTF-8 text.
+        RequestError: where the file is absent or not such text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError.of(str(path), f"cannot be read: {error}", "put the list there as plain text") from None
-    return [line.strip() for line in lines if line.strip()]
+        if problem := file_problem(path):
+            raise UnreachableError.of(str(path), problem, _AS_TEXT)
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8")
+    except OSError as error:
+        raise UnreachableError.of(str(path), f"cannot be read: {error.strerror or error}", _AS_TEXT) from None
+    except UnicodeDecodeError as error:
+        raise RequestError.of(str(path), f"cannot be read: {error}", _AS_TEXT) from None
+    lines = [_stripped(line) for line in re.split(r"\r\n|\n|\r", text)]
+    pieces = [[line] if is_name(line) else line.splitlines() for line in lines]
+    return [_stripped(piece) for line in pieces for piece in line if _stripped(piece)]
+
+
+def _stripped(line: str) -> str:
+    """Lists that were joined by `cat` have a byte order mark in the middle."""
+    return line.strip().strip("\ufeff").strip()
 
 
 def name_fault(list_file: Path, name: str) -> Fault | None:
@@ -78,11 +101,11 @@ def name_fault(list_file: Path, name: str) -> Fault | None:
     )
 
 
-def raise_faults(faults: Sequence[Fault]) -> None:
-    """Raises a RequestError that shows the first of many faults and counts the rest."""
+def raise_faults(faults: Sequence[Fault], kind: type[RequestError] = RequestError) -> None:
+    """Raises an error that shows the first of many faults and counts the rest."""
     shown = list(faults[:_SHOWN])
     if len(faults) > _SHOWN:
         rest = f"{len(faults) - _SHOWN} more of the like"
         shown.append(Fault(faults[-1].where, f"is the last of {rest}", "repair these, then look again"))
     if shown:
-        raise RequestError(shown)
+        raise kind(shown)

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bacs.data.class_index import values_present
 from bacs.data.known_counts import AGREES, DIFFERS, KnownCounts, StepCounts, step_counts
 from bacs.data.layout import Layout, Pair
+from bacs.data.mask_values import illegal_counts, likely_cause, no_class_faults, ranges
 from bacs.data.pair_check import (
     ILLEGAL_VALUES,
     MISSING,
-    OTHER_CASE,
+    OTHER_NAME,
+    REMEDIES,
     SIZES_DIFFER,
     TROUBLES,
+    TURNED,
     UNREADABLE,
-    WRONG_MODE,
+    WRONG_KIND,
     PairReport,
     Trouble,
     inspect_pairs,
@@ -29,14 +33,15 @@ OK, WARNING, FAULT = LEVELS = ("ok", "warning", "fault")
 
 _SAID = {
     MISSING: ("files missing", "add them (`data prepare` says where from), or take their names off the list"),
-    OTHER_CASE: ("file names in another case than listed", "rename the files: names must agree letter by letter"),
+    OTHER_NAME: ("file names in another form than listed", "rename the files: names must agree letter by letter"),
     UNREADABLE: ("files that cannot be read", "delete them and get them again (`data prepare` says where from)"),
-    WRONG_MODE: (
-        "masks whose pixels are no single numbers",
-        "save masks as grey or palette PNG, of mode L or P, with the class ids as pixel values",
+    WRONG_KIND: (
+        "pictures of another kind than is read",
+        "save images as JPEG or PNG of 8 bits, masks as grey or palette PNG with the class ids as pixel values",
     ),
-    SIZES_DIFFER: ("masks of another size than their image", "get image and mask from the same release"),
-    ILLEGAL_VALUES: ("masks with values that the format does not allow", "allowed are {legal}; get the masks again"),
+    SIZES_DIFFER: ("masks of another size than their image", REMEDIES[SIZES_DIFFER]),
+    TURNED: ("images that are stored lying, but have upright masks", REMEDIES[TURNED]),
+    ILLEGAL_VALUES: ("masks with values that the format does not allow", "allowed are {legal}; {cause}"),
 }
 """What is said about each kind of trouble, and the remedy."""
 
@@ -119,8 +124,12 @@ def verify(
     findings = [*_table_findings(layout)]
     for name, checked in reports.items():
         findings += _count_findings(name, len(checked), layout.expected)
-        findings += _file_findings(name, checked, layout.legal)
+        findings += _file_findings(name, checked, layout)
+        findings += _doubtful_findings(name, subsets[name], checked)
     damaged = {name for name, checked in reports.items() if any(report.pixels is None for report in checked)}
+    troubles = {trouble.kind for checked in reports.values() for report in checked for trouble in report.troubles}
+    if not damaged and ILLEGAL_VALUES not in troubles:  # whose cause is told already
+        findings += _no_class_findings(layout, subsets, reports)
     findings += _class_findings(classes, subsets.keys() - damaged)
     steps: list[StepCounts] = []
     if known is not None:
@@ -212,24 +221,37 @@ def _count_findings(subset: str, images: int, expected: Mapping[str, int]) -> It
         yield Finding(FAULT, subset, problem, remedy)
 
 
-def _file_findings(subset: str, reports: Sequence[PairReport], legal: frozenset[int]) -> Iterator[Finding]:
+def _file_findings(subset: str, reports: Sequence[PairReport], layout: Layout) -> Iterator[Finding]:
     troubles = [trouble for report in reports for trouble in report.troubles]
     for kind in TROUBLES:
         files = tuple(trouble for trouble in troubles if trouble.kind == kind)
         if files:
             message, remedy = _SAID[kind]
-            told = f": {_illegal_values(reports, legal)}" if kind == ILLEGAL_VALUES else ""
-            yield Finding(FAULT, subset, f"{message} ({len(files)}){told}", remedy.format(legal=_ranges(legal)), files)
+            told, cause = "", ""
+            if kind == ILLEGAL_VALUES:
+                values = values_present(reports)
+                told = f": {illegal_counts(values, layout.legal)}"
+                cause = likely_cause(values, layout)
+            remedy = remedy.format(legal=ranges(layout.legal), cause=cause)
+            yield Finding(FAULT, subset, f"{message} ({len(files)}){told}", remedy, files)
     if not troubles and reports:
         yield Finding(OK, subset, f"{len(reports):,} images and masks are there, readable, of equal sizes, in range")
 
 
-def _illegal_values(reports: Sequence[PairReport], legal: frozenset[int]) -> str:
-    masks = Counter(
-        int(value) for report in reports if report.pixels is not None for value in np.flatnonzero(report.pixels)
-    )
-    illegal = sorted(masks.keys() - legal)
-    return _few([f"{value} in {masks[value]} mask{'s' if masks[value] > 1 else ''}" for value in illegal])
+def _doubtful_findings(subset: str, pairs: Sequence[Pair], reports: Sequence[PairReport]) -> Iterator[Finding]:
+    doubtful = zip(pairs, reports, strict=True)
+    files = tuple(Trouble(TURNED, str(pair.image)) for pair, report in doubtful if report.is_doubtful)
+    if files:
+        message = f"images with a camera's note to turn them, which is not applied ({len(files)})"
+        yield Finding(WARNING, subset, message, "their masks must be drawn on the pixels as they are stored", files)
+
+
+def _no_class_findings(
+    layout: Layout, subsets: Mapping[str, Sequence[Pair]], reports: Mapping[str, Sequence[PairReport]]
+) -> Iterator[Finding]:
+    for subset, pairs in subsets.items():
+        for fault in no_class_faults(layout, subset, pairs, values_present(reports[subset])):
+            yield Finding(FAULT, subset, fault.problem, fault.remedy)
 
 
 def _class_findings(classes: Sequence[ClassCount], subsets: Collection[str]) -> Iterator[Finding]:
@@ -263,14 +285,3 @@ def _step_findings(steps: Sequence[StepCounts], known: KnownCounts) -> Iterator[
 
 def _few(items: Sequence[str], most: int = 8) -> str:
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-def _ranges(values: frozenset[int]) -> str:
-    """``0..20, 255`` for these 22 numbers."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}..{last}" for first, last in runs)

@@ -109,7 +109,10 @@ def _pairs(voc: Path, list_file: Path, masks: str) -> tuple[Pair, ...]:
 
 def _pair(voc: Path, fields: list[str], masks: str) -> Pair | None:
     if len(fields) == 1:
-        return Pair(fields[0], voc / "JPEGImages" / f"{fields[0]}.jpg", voc / masks / f"{fields[0]}.png")
+        name = fields[0].removesuffix(".jpg")
+        return Pair(name, voc / "JPEGImages" / f"{name}.jpg", voc / masks / f"{name}.png")
+    if len(fields) == 2 and fields[1] == f"{fields[0].removesuffix('.jpg')}.png" and "/" not in fields[1]:
+        return _pair(voc, fields[:1], masks)
     # Lists shipped by others write /JPEGImages/ID.jpg /SegmentationClassAug/ID.png and mean the VOC2012 folder.
     paths = [field.removeprefix("/").split("/") for field in fields]
     folders = (("JPEGImages",), ("SegmentationClass", AUGMENTED_MASKS))

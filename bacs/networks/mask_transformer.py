@@ -257,7 +257,8 @@ class MaskTransformer(nn.Module):
 
     def _cosines(self, patches_BNC: Tensor, classes: list[Tensor]) -> Tensor:
         """(B, N, K), in full precision: classes that start equal differ by less than bfloat16 resolves."""
-        with torch.autocast(patches_BNC.device.type, enabled=False):
+        device = "cpu" if patches_BNC.is_meta else patches_BNC.device.type  # autocast knows none without numbers
+        with torch.autocast(device, enabled=False):
             patches_BNC = _directions(patches_BNC, self.patch_projection)
             # One product per group: the result for a class must not depend on how many classes follow.
             return torch.cat(

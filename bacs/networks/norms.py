@@ -152,9 +152,11 @@ def extension() -> ModuleType | None:
 def _in_place_suits(x: Tensor) -> bool:
     """Whether the extension may overwrite and computes correctly on this tensor.
 
-    It refuses half precision, and a leaf that needs a gradient cannot be overwritten. Other memory formats than the
-    contiguous one are left to PyTorch.
+    It refuses half precision and tensors without numbers (``meta``), and a leaf that needs a gradient cannot be
+    overwritten. Other memory formats than the contiguous one are left to PyTorch.
     """
+    if x.is_meta:
+        return False
     leaf = x.is_leaf and x.requires_grad and torch.is_grad_enabled()
     return not leaf and x.dtype in (torch.float32, torch.float64) and x.is_contiguous() and extension() is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from bacs.networks.contract import NetworkOutput, SegmentationNetwork
 from bacs.networks.heads import GrowingHead
+from bacs.networks.norms import ActivatedNorm
 from bacs.schema import knob
 
 
@@ -29,16 +31,17 @@ class UNetConfig:
 
 
 class DoubleConv(nn.Sequential):
-    """Two 3x3 convolutions, each followed by batch normalisation and ReLU."""
+    """Two 3x3 convolutions, each followed by batch normalisation and ReLU. A single image may be as small as 1x1."""
 
     def __init__(self, n_in: int, n_out: int, n_mid: int | None = None) -> None:
         n_mid = n_mid or n_out
+        norm = partial(ActivatedNorm, activation="identity")
         super().__init__(
             nn.Conv2d(n_in, n_mid, 3, padding=1),
-            nn.BatchNorm2d(n_mid),
+            norm(n_mid),
             nn.ReLU(inplace=True),
             nn.Conv2d(n_mid, n_out, 3, padding=1),
-            nn.BatchNorm2d(n_out),
+            norm(n_out),
             nn.ReLU(inplace=True),
         )
 
@@ -86,6 +89,10 @@ class UNet(SegmentationNetwork):
         self.head.grow(n_new, init)
 
     def forward(self, images: Tensor) -> NetworkOutput:
+        halvings = len(self.down)
+        if min(images.shape[-2:]) < 2**halvings:
+            rule = f"halves an image {halvings} times, so its sides must have at least {2**halvings} pixels"
+            raise ValueError(f"network.num_layers={halvings + 1} {rule}")
         levels = [self.stem(images)]
         for block in self.down:
             levels.append(block(functional.max_pool2d(levels[-1], 2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class History:
     """The ``final/*`` metrics; empty before the last step has ended."""
     frames: list[Frame]
     """Of the animation; empty where ``training.log_animation`` is off."""
+    notes: list[str] = field(default_factory=list)
+    """What must be known to read the numbers: classes that are left out of them."""
 
     def step_matrix(self) -> list[list[float]]:
         """(T, T), T finished steps; see `bacs.metrics.step_matrix`."""

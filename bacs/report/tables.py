@@ -29,6 +29,7 @@ def record(history: History) -> dict[str, Any]:
         "step_matrix": history.step_matrix(),
         "forgetting_by_class": history.forgetting_by_class(),
         "final": history.final,
+        **({"notes": history.notes} if history.notes else {}),
     }
 
 

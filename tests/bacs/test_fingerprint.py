@@ -64,7 +64,9 @@ ACTS_FROM_0 = {
     "bacs.networks.resnet bacs.networks.backbone bacs.networks.pretrained": ("mib", "er on files"),
     "bacs.data.digits bacs.data.digit_config bacs.data.digit_scenes bacs.data.digit_source": ON_DIGITS,
     "bacs.data.folder bacs.data.file_dataset bacs.data.file_scenes bacs.data.class_index bacs.data.layout "
-    "bacs.data.pixels bacs.data.transforms": ("er on files",),
+    "bacs.data.folders bacs.data.mask_values bacs.data.pair_check bacs.data.pixels bacs.data.transforms bacs.files": (
+        "er on files",
+    ),
     "bacs.ood": ("features, ood",),
     "bacs.media.media": ("plop, detector, drift", "sdr", "features, ood"),
     "bacs.media.drift": ("plop, detector, drift",),
@@ -72,14 +74,15 @@ ACTS_FROM_0 = {
     "bacs.media.features": ("features, ood",),
     # Other datasets, checks, files, pictures, command lines.
     "bacs.data.voc bacs.data.ade20k bacs.data.cityscapes bacs.data.cityscapes_site bacs.data.download "
-    "bacs.data.prepare bacs.data.verify bacs.data.pair_check bacs.data.known_counts bacs.media.charts "
+    "bacs.data.prepare bacs.data.verify bacs.data.known_counts bacs.media.charts "
     "bacs.media.folder bacs.media.gallery bacs.media.page bacs.media.palette bacs.media.panel bacs.media.shift "
     "bacs.report* bacs.contracts* bacs.__main__ "
     "bacs.predict bacs.predictor bacs.outputs bacs.view bacs.exits bacs.terminal bacs.launch bacs.rank bacs.stages "
     "bacs.lineage "
     "bacs.fingerprint bacs.source bacs.origin bacs.compose bacs.config bacs.components bacs.schema bacs.retired "
-    "bacs.plugins bacs.errors bacs.events bacs.checkpoints bacs.bundle bacs.atomic bacs.patience bacs.interpolation "
-    "bacs.model_record bacs bacs.data bacs.losses bacs.losses.functional bacs.networks bacs.media": NONE,
+    "bacs.plugins bacs.errors bacs.events bacs.fit bacs.checkpoints bacs.bundle bacs.atomic bacs.patience "
+    "bacs.interpolation bacs.model_record bacs bacs.data bacs.losses bacs.losses.functional bacs.networks "
+    "bacs.media": NONE,
 }
 """Modules, and the runs whose step 0 is computed again after an edit."""
 

@@ -125,6 +125,7 @@ def test_options_are_frozen():
         "bundle": ([], None, "None"),
         "images": ([], "+", "None"),
         "out": (["--out"], None, "runs/predictions"),
+        "max_pixels": (["--max-pixels"], None, "178956970"),
         "plugins": (["--plugins"], None, "[]"),
     }
 
@@ -185,7 +186,7 @@ def test_records_survive_json_and_load_no_pretrained_weights(trained):
     _, run = trained
     record = ModelRecord.of(run.config, run.data, run.split)
     assert ModelRecord.from_state(json.loads(json.dumps(record.state()))) == record
-    domains = ModelRecord(record.config, DomainSplit(((1, 2), (3,)), "2-1", 2), ("a", "b"), 3, (0.0,), (1.0,), (8, 9))
+    domains = ModelRecord(record.config, DomainSplit(((1, 2), (3,)), "2-1", 2), ("a", "b"), 1, (0.0,), (1.0,), (8, 9))
     assert ModelRecord.from_state(json.loads(json.dumps(domains.state()))) == domains
     network = {"_target_": "bacs.networks.DeepLabV3", "depth": 50}
     absent = {"pretrained_backbone": True, "backbone_weights_path": "absent.pth"}
