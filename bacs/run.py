@@ -158,7 +158,7 @@ class ContinualRun:
     def _growth_init(self) -> str:
         if self.model.network.growth_inits == TOKEN_INITS:
             return self.config.training.new_token_init
-        return self.config.training.new_head_init or self.method.head_init
+        return self.config.training.new_head_init or self.method.heads_start(self.method.config)
 
     def _epoch(self, step: int, epoch: int, view: StepView) -> list[Point]:
         training = self.config.training

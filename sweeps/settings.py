@@ -170,7 +170,7 @@ class SweepConfig:
         # What null stands for in keys that spaces vary; null itself lies in no range.
         implied = {
             "training.lr_next": run.optimizer.settings["lr"],
-            "training.new_head_init": run.loss.factory.head_init,
+            "training.new_head_init": run.loss.factory.heads_start(run.loss.settings),
         }
         for dimension in self.space.dimensions_of(start):
             if dimension.key != METHOD_KEY:

@@ -12,8 +12,9 @@ from bacs.detector import Detector
 from bacs.losses import functional
 from bacs.losses.base import Batch, ReplayConfig, ReplayMethod, StepContext
 from bacs.losses.detection import DetectionSettings, detector_of, size_of
-from bacs.networks import NetworkOutput
+from bacs.networks import HEAD_INITS, NetworkOutput
 from bacs.replay import ReplayBatch
+from bacs.replay_policies import POLICIES
 from bacs.schema import knob
 
 T = TypeVar("T")
@@ -21,7 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class BacsConfig(ReplayConfig):
-    """Keys of ``loss=bacs``; names as in the original where it had them."""
+    """Keys of ``loss=bacs``; names as in the original where it had them.
+
+    Defaults are the values of the original's released configurations, made for steps of thousands of iterations on
+    512x512 crops; where it had none, what it does. What the small digit scenes need instead stands in
+    ``conf/tuned/digits_bacs.yaml``, which goes with ``dataset=digits loss=bacs``.
+    """
 
     prototype_margin: float = knob(0.0, acts_from=1, ge=-8, le=8)
     """m, in logit units: the detector calls a pixel old foreground when its logit exceeds m (threshold sigmoid(m)).
@@ -32,27 +38,31 @@ class BacsConfig(ReplayConfig):
     """Focal exponent gamma of the background weight (1 - seen)^gamma."""
     seen_ukd: bool = knob(True, acts_from=1)
     """Background pixels enter the unbiased term as "background or any old class"."""
-    lkd: float = knob(0.05, acts_from=1, ge=0)
-    """lambda: weight of the masked feature distillation. The original's 0.25 is for steps of thousands of iterations;
-    on the digits it leaves too little freedom to tell new classes apart."""
+    buffer_policy: str = knob("loss_balanced", acts_from=1, choices=tuple(POLICIES))
+    """Which images stay when the memory is full. As in the original early steps keep most slots; its exact score:
+    ``compat.loss_blind_eviction``."""
+    head_init: str = knob("mib", acts_from=1, choices=HEAD_INITS)
+    """How heads of new classes start where ``training.new_head_init`` leaves it to the method."""
+    lkd: float = knob(0.25, acts_from=1, ge=0)
+    """lambda: weight of the masked feature distillation."""
     lkd_mode: str = knob("ref", acts_from=1, choices=("ref", "l2", "cos"))
     """Distance of the distillation: the original's formula, squared L2, or 1 - cosine."""
     lkd_threshold: float | None = knob(None, acts_from=1, ge=0, lt=1)
     """Seen probability above which a background pixel is distilled; null: sigmoid(prototype_margin)."""
-    alpha: float = knob(0.05, acts_from=1, ge=0)
-    """Weight of the logit term of replay (DER). The original's 0.8 goes with ``logit_reduction=mean_all``."""
-    beta: float = knob(0.4, acts_from=1, ge=0)
-    """Weight of the label term of replay (DER++), a mean over old foreground alone. With 0.1 the digits end about
-    0.1 (split 2-2) and 0.2 (5-1) lower in mIoU; with 1.0 new classes are hardly learned. The original: 0.5."""
+    alpha: float = knob(0.8, acts_from=1, ge=0)
+    """Weight of the logit term of replay (DER); it goes with ``logit_reduction=mean_all``."""
+    beta: float = knob(0.5, acts_from=1, ge=0)
+    """Weight of the label term of replay (DER++), a mean over old foreground alone."""
     dark_plus_plus: bool = knob(True, acts_from=1)
     """Whether the label term is on."""
     ignore_rep_bg: bool = knob(True, acts_from=1)
     """Never supervise background from memory: it may hide classes of other steps."""
-    logit_reduction: str = knob("mean_valid", acts_from=1, choices=("mean_valid", "mean_all"))
-    """The logit term's mean: over the old foreground channels, or over all (the original; weaker as K grows)."""
+    logit_reduction: str = knob("mean_all", acts_from=1, choices=("mean_valid", "mean_all"))
+    """The logit term's mean: over all channels (the original; weaker as K grows), or over the old foreground's."""
     logit_distance: str = knob("mse", acts_from=1, choices=("mse", "cos"))
-    detector_source: str = knob("teacher", acts_from=1, choices=("teacher", "student_eval"))
-    """Whose features say what is old foreground: the frozen teacher's, or the student's in eval mode."""
+    detector_source: str = knob("student_eval", acts_from=1, choices=("teacher", "student_eval"))
+    """Whose features say what is old foreground: the student's in eval mode (the original's: in train mode,
+    ``compat.train_mode_detection``), or the frozen teacher's."""
     detector_channels: int | None = knob(None, ge=1)
     """Channels of the projected features; null: a quarter of the bottleneck's."""
     detector_dropout: float = knob(0.1, ge=0, lt=1)
@@ -60,17 +70,17 @@ class BacsConfig(ReplayConfig):
     """Weight of the detector's focal loss."""
     det_warmup_epochs: int = knob(0, ge=0)
     """Epochs of each step over which that weight rises linearly from 0."""
-    det_lr_factor: float = knob(10.0, gt=0)
+    det_lr_factor: float = knob(1.0, gt=0)
     """Factor on the learning rate of the detector's heads. Their inputs, distances of sigmoids, lie in [0, 0.5), so
-    their weights must grow large before a probability leaves the middle; at factor 1 short steps end before that."""
+    their weights must grow large before a probability leaves the middle; short steps need a factor such as 10."""
     seen_focal_alpha: float | None = knob(None, ge=0, le=1)
     """Class balance of the focal loss; null: none."""
     prototypes: str = knob("step", choices=("step", "class"))
     """What a prototype is the mean of: all foreground of a step, or a class; a head then looks for the class of its
     step that a pixel is most like."""
-    prototype_decay: float = knob(0.99, gt=0, le=1)
-    """Weight of the past in the prototype used during its own step; 1: the plain running mean. What later steps use
-    is recomputed at the end of the step."""
+    prototype_decay: float = knob(1.0, gt=0, le=1)
+    """Weight of the past in the prototype used during its own step; 1: the plain running mean (the original). What
+    later steps use is recomputed at the end of the step."""
 
 
 class Bacs(ReplayMethod):
@@ -85,8 +95,11 @@ class Bacs(ReplayMethod):
     Config = BacsConfig
     uses_teacher = True
     needs_background = True
-    head_init = "mib_noise"
     config: BacsConfig
+
+    @classmethod
+    def heads_start(cls, config: BacsConfig) -> str:
+        return config.head_init
 
     @classmethod
     def has_detector(cls, config: BacsConfig, asked: bool | None) -> bool:

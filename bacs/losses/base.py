@@ -80,7 +80,7 @@ class Method(ABC):
     """Whether steps >= 1 need the frozen model of the step before."""
 
     head_init: ClassVar[str] = "random"
-    """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
+    """How heads of new classes start where :meth:`heads_start` is not overridden."""
 
     plain_step_0: ClassVar[bool] = True
     """Whether step 0 is plain cross-entropy and the detector's term. Then `bacs.losses.crossentropy` trains it, nothing
@@ -96,6 +96,11 @@ class Method(ABC):
         wanted = self.has_detector(config, self.options.bg_detector)
         self.detection = Detection(self.detection_settings(), self.options.compat) if wanted else None
         """Trains the detector beside the network; ``None`` where there is none."""
+
+    @classmethod
+    def heads_start(cls, config: Any) -> str:
+        """How heads of new classes start unless ``training.new_head_init`` says otherwise."""
+        return cls.head_init
 
     @classmethod
     def has_detector(cls, config: Any, asked: bool | None) -> bool:
