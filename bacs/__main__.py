@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bacs import predict
 from bacs.checkpoints import CheckpointFolder
@@ -18,6 +19,7 @@ from bacs.launch import RankDiedError, RankError, local_ranks
 from bacs.lineage import run_identity
 from bacs.origin import ALLOW_OTHER_CODE, MIXED, Origin, refuse_changes, version
 from bacs.outputs import Outputs
+from bacs.paths import existing_folder, folder_faults, made_folders_faults
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
 from bacs.run import ContinualRun, DivergedError
@@ -54,10 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     errors = Terminal(stderr=True)
     try:
-        directory = Path(options.config_path) if options.config_path else None
-        values = compose(options.config_name, options.overrides, directory)
-        with allowing(named_plugins(options.overrides, None if directory is None else values)):
-            config = RunConfig.from_dict(values)
+        directory = None
+        if options.config_path is not None:
+            directory = existing_folder("--config-path", options.config_path, "give the folder of your files")
+        own = directory is not None
+        values = compose(options.config_name, options.overrides, directory, trusted=own)
+        with allowing(named_plugins(options.overrides, values if own else None)):
+            config = _checked(values)
             if not options.allow_other_code:
                 _refuse_other_code(config)
             origin = Origin.of(config)
@@ -68,6 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DivergedError, StorageRefusedError, BrokenRunError, RankError, RankDiedError) as error:
         return fail(errors, error)
     return DONE
+
+
+def _checked(values: dict[str, Any]) -> RunConfig:
+    """The run, whose folders can be written. Raises: RequestError: with all faults together."""
+    faults = made_folders_faults(values)
+    try:
+        config = RunConfig.from_dict(values)
+    except RequestError as error:
+        told = {fault.where for fault in error.faults}
+        raise RequestError([*error.faults, *(fault for fault in faults if fault.where not in told)]) from None
+    if not faults and config.training.ckpt_dir is None:
+        remedy = "run from another folder, or set training.ckpt_dir, beside which results lie"
+        faults = folder_faults("the current folder", RESULTS / _run_name(config), remedy)
+    if faults:
+        raise RequestError(faults)
+    return config
 
 
 def _refuse_other_code(config: RunConfig) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import has_reference
 from bacs.plugins import SHIPPED, how_to_allow, package_of
 from bacs.retired import retired_faults
-from bacs.schema import number_fault, parse_all
+from bacs.schema import number_fault, parse_all, reference_fault
 
 _DATASET = ("Config", "check", "classes", "channels")
 MUST_HAVE = {
@@ -24,6 +25,11 @@ MUST_HAVE = {
     "loss": ("Config", "terms"),
 }
 """What a class must have to serve a group."""
+
+SWITCHES = ("foreach", "fused")
+"""Arguments of optimizers that are true, false or null."""
+INVERTING = ("maximize", "differentiable")
+"""Arguments of optimizers with which nothing is learned, or gradients of the update itself are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,17 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
 
 def keys_of(group: str, section: Mapping[str, Any]) -> set[str]:
     """The keys that the class named by a section has; empty where it cannot be used, or has plain arguments."""
+    schema = schema_of(group, section)
+    return set() if schema is None else {field.name for field in dataclasses.fields(schema)}
+
+
+def schema_of(group: str, section: Any) -> type | None:
+    """The ``Config`` of the class that a section names; ``None``: it cannot be used, or has plain arguments."""
     try:
-        return keys_of_class(_locate(group, section.get("_target_")))
-    except RequestError:
-        return set()
+        schema = getattr(_locate(group, section.get("_target_")), "Config", None)
+    except (RequestError, AttributeError):  # whoever checks the whole configuration tells what is wrong
+        return None
+    return schema if isinstance(schema, type) and dataclasses.is_dataclass(schema) else None
 
 
 def keys_of_class(factory: type[Any]) -> set[str]:
@@ -102,16 +115,37 @@ def _arguments(group: str, factory: type[Any], section: dict[str, Any]) -> dict[
             known = ", ".join(parameters)
             faults.append(Fault(f"{group}.{key}", f"is not an argument of {factory.__name__}", f"known: {known}"))
         settings[key] = float(value) if isinstance(value, str) and _is_number(value) else value
-        if unusable := number_fault(f"{group}.{key}", settings[key]):
+        if key in parameters and key != "lr" and not has_reference(value):
+            faults += _argument_faults(f"{group}.{key}", factory, key, settings[key])
+        if has_reference(value):
+            faults.append(reference_fault(f"{group}.{key}", value))
+        elif unusable := number_fault(f"{group}.{key}", settings[key]):
             faults.append(unusable)
     lr = settings.get("lr")
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or lr <= 0:
+    if has_reference(lr):
+        pass
+    elif not isinstance(lr, int | float) or isinstance(lr, bool) or lr <= 0:
         faults.append(Fault(f"{group}.lr", f"is {lr!r}, but must be a number > 0", f"set {group}.lr, e.g. 1e-3"))
     if not faults:
         faults.extend(_try_optimizer(group, factory, settings))
     if faults:
         raise RequestError(faults)
     return settings
+
+
+def _argument_faults(where: str, factory: type[Any], key: str, value: Any) -> list[Fault]:
+    """PyTorch takes any value for a switch, and does not look at all at the type of others."""
+    default = inspect.signature(factory).parameters[key].default
+    is_switch = isinstance(default, bool) or key in SWITCHES
+    if key in INVERTING and value is not False:
+        problem = f"is {value!r}, with which training would not make the loss smaller"
+        return [Fault(where, problem, "leave it out")]
+    if is_switch and not (isinstance(value, bool) or (value is None and default is None)):
+        return [Fault(where, f"is {value!r}, but must be true or false", "set it to one of these, or leave it out")]
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    if is_number and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return [Fault(where, f"is {value!r}, but must be a number", "give a number, or leave it out")]
+    return []
 
 
 def _try_optimizer(group: str, factory: type[Any], settings: dict[str, Any]) -> list[Fault]:

@@ -10,6 +10,7 @@ from typing import Any
 from bacs.compat import CompatConfig
 from bacs.components import Component, parse_component
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import as_recorded, hidden_faults
 from bacs.plugins import name_faults, needed_by
 from bacs.schema import parse_all
 from bacs.step_overrides import override_faults
@@ -18,6 +19,8 @@ from bacs.training_config import TrainingConfig, parse_training
 COMPONENTS = ("dataset", "network", "optimizer", "scheduler", "loss")
 GROUPS = (*COMPONENTS, "training", "compat")
 OPTIONAL_GROUPS = ("ood",)
+PLAIN_SCHEMAS: dict[str, type] = {"training": TrainingConfig, "compat": CompatConfig}
+"""Types of the groups that name no class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class RunConfig:
     """Packages beside `bacs` that its classes come from."""
     resolved: dict[str, Any]
     """The plain nested dictionary that this object was made from, with every default filled in; ``plugins`` only where
-    it needs some."""
+    it needs some. It is what is recorded: references to the environment stand in it as such."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -49,10 +52,11 @@ class RunConfig:
         for group in (*GROUPS, *asked):
             parts[group], found = _parse(group, values.get(group) or {})
             faults += found
-        faults += check_together(parts)
+        told = {fault.where for fault in faults}
+        faults += [fault for fault in check_together(parts) if fault.where not in told]
         if faults:
-            raise RequestError(list(dict.fromkeys(faults)))
-        resolved = {group: _resolved(parts[group]) for group in (*GROUPS, *asked)}
+            raise RequestError(hidden_faults(list(dict.fromkeys(faults))))
+        resolved = as_recorded({group: _resolved(parts[group]) for group in (*GROUPS, *asked)}, values)
         plugins = needed_by(part.target for part in parts.values() if isinstance(part, Component))
         return cls(**parts, plugins=tuple(plugins), resolved=resolved | ({"plugins": plugins} if plugins else {}))
 

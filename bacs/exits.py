@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bacs.errors import RequestError
+from bacs.interpolation import hidden
 from bacs.terminal import Terminal
 
 DONE, FAILED, WRONG_REQUEST = 0, 1, 2
@@ -11,7 +12,7 @@ DONE, FAILED, WRONG_REQUEST = 0, 1, 2
 def refuse(errors: Terminal, error: RequestError) -> int:
     """Shows all faults. Returns the exit code."""
     errors.print(f"[bold red]{len(error.faults)} fault(s) in the request; nothing was started[/]")
-    errors.say(str(error))
+    errors.say(hidden(str(error)))
     return WRONG_REQUEST
 
 

@@ -31,6 +31,9 @@ SETTINGS = (
     "bacs.retired",
     "bacs.plugins",
     "bacs.errors",
+    "bacs.interpolation",
+    "bacs.paths",
+    "bacs.reading",
 )
 """Modules by which settings are read and checked; their values are in the key themselves."""
 INERT = (

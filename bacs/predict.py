@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -160,6 +161,8 @@ def _out_faults(out: Path, targets: Iterable[Path]) -> list[Fault]:
     """Whether masks can be written to a folder that may be absent. Leaves nothing behind."""
     remedy = "give a folder that you may write to"
     try:
+        with contextlib.suppress(FileNotFoundError):
+            out.lstat()  # tells a name that no file can have
         existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass

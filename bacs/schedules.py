@@ -114,9 +114,9 @@ class CyclicConfig:
     base_lr: float = knob(1e-3, gt=0)
     """The trough, where ``max_lr`` stands for the learning rate of the continual step."""
     max_lr: float = knob(1e-2, gt=0)
-    step_size_up: int = knob(2000, ge=1)
+    step_size_up: int = knob(2000, ge=1, le=10**9)
     """Positions from trough to crest."""
-    step_size_down: int = knob(2000, ge=1)
+    step_size_down: int = knob(2000, ge=1, le=10**9)
     """Positions from crest to trough."""
 
 

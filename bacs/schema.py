@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import has_reference, looked_up
+from bacs.paths import expanded
 
 
 def knob(
@@ -24,6 +26,7 @@ def knob(
     le: float | None = None,
     lt: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    path: bool = False,
 ) -> Any:
     """A configuration field.
 
@@ -38,6 +41,7 @@ def knob(
         le: largest legal number.
         lt: number that it must stay below.
         choices: the legal values.
+        path: whether it is the path of a file or folder, in which `~` is a home folder.
     """
     metadata = {
         "acts_from": acts_from,
@@ -47,6 +51,7 @@ def knob(
         "le": le,
         "lt": lt,
         "choices": choices,
+        "path": path,
     }
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -79,11 +84,15 @@ def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any,
     hints = _type_hints(schema)
     for key in values:
         if key not in fields:
-            faults.append(_unknown_key(f"{where}.{key}", key, list(fields)))
+            faults.append(_unknown_key(f"{where}.{key}", str(key), list(fields)))
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
-            value, fault = _convert(hints[name], values[name], f"{where}.{name}")
+            value, fault = _looked_up(field, hints[name], values[name], f"{where}.{name}")
+            if fault is None:
+                value, fault = _convert(hints[name], value, f"{where}.{name}")
+            if fault is None and field.metadata.get("path") and isinstance(value, str):
+                value, fault = _expanded(value, f"{where}.{name}")
             fault = fault or _out_of_range(field, value, f"{where}.{name}")
             if fault is None:
                 arguments[name] = value
@@ -98,9 +107,48 @@ def parse_all(schema: type, values: Mapping[str, Any], where: str) -> tuple[Any,
 _type_hints = functools.cache(typing.get_type_hints)
 
 
+def is_text(hint: Any) -> bool:
+    """Whether a field of this type holds text, or null, and nothing else."""
+    return hint is str or set(typing.get_args(hint)) == {str, types.NoneType}
+
+
+def text_keys(schema: type) -> set[str]:
+    """The fields that hold text."""
+    return {name for name, hint in _type_hints(schema).items() if is_text(hint)}
+
+
+def _looked_up(field: dataclasses.Field[Any], hint: Any, value: Any, where: str) -> tuple[Any, Fault | None]:
+    """The value, with what it refers to in the environment where such a reference is legal."""
+    if not has_reference(value):
+        return value, None
+    rules = field.metadata
+    if is_text(hint) and rules.get("acts_from", 0) is None and not rules.get("measures") and not rules.get("choices"):
+        try:
+            return looked_up(value, where), None
+        except RequestError as error:
+            return value, error.faults[0]
+    return value, reference_fault(where, value)
+
+
+def _expanded(value: str, where: str) -> tuple[Any, Fault | None]:
+    try:
+        path = expanded(where, value)
+        return str(path) if value.startswith("~") else value, None
+    except RequestError as error:
+        return value, error.faults[0]
+
+
+def reference_fault(where: str, value: Any) -> Fault:
+    """For a reference to the environment in a field that takes none."""
+    problem = f"is {value!r}, but refers to the environment, of which only the reference is recorded"
+    return Fault(where, problem, "write the value itself; references may name places, such as dataset.root")
+
+
 def _unknown_key(where: str, key: str, known: list[str]) -> Fault:
     close = difflib.get_close_matches(key, known, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+    remedy = (
+        f"did you mean {where.removesuffix(key)}{close[0]}?" if close else f"known keys: {', '.join(sorted(known))}"
+    )
     return Fault(where, "is not a known key", remedy)
 
 
@@ -187,7 +235,7 @@ def _broken_bound(rules: Mapping[str, Any], number: float) -> str | None:
     given = [(name, rules[name]) for name in holds if rules.get(name) is not None]
     if all(holds[name](bound) for name, bound in given):
         return None
-    return " and ".join(f"{signs[name]} {bound:g}" for name, bound in given)
+    return " and ".join(f"{signs[name]} {bound:,}" for name, bound in given)
 
 
 def acts_from(schema: type) -> dict[str, int | None]:

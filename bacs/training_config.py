@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from bacs.step_overrides import plain_overrides
 
 MODES = ("overlap", "disjoint", "sequential", "joint")
 DEBUG_ITERATIONS, DEBUG_IMAGES, SWEEP_SHARE = 3, 6, 0.1
+MOST_EPOCHS, MOST_IMAGES, MOST_WORKERS, LONGEST_NAME = 100_000, 16_384, 512, 200
+"""Beyond what anybody needs: epochs of a step, images at a time, processes that read, bytes of a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +32,18 @@ class TrainingConfig:
     """Permute the class order with ``seed``."""
     seed: int = knob(42, ge=0)
 
-    epochs: int = knob(4, ge=1)
+    epochs: int = knob(4, ge=1, le=MOST_EPOCHS)
     """Epochs of step 0, and of later steps unless ``next_epochs`` is set. A checkpoint is due after each."""
-    next_epochs: int | None = knob(None, acts_from=1, ge=1)
-    iterations_per_epoch: int | None = knob(100, ge=1)
+    next_epochs: int | None = knob(None, acts_from=1, ge=1, le=MOST_EPOCHS)
+    iterations_per_epoch: int | None = knob(100, ge=1, le=10**7)
     """Optimisation steps in an epoch; null: one pass over the images of the step."""
-    steps_per_class: int | None = knob(None, ge=1)
+    steps_per_class: int | None = knob(None, ge=1, le=10**7)
     """Optimisation steps of a continual step per class that it brings, in the place of ``epochs``."""
-    batch_size: int = knob(16, ge=1)
+    batch_size: int = knob(16, ge=1, le=MOST_IMAGES)
     """Images of the current step per forward pass, over all GPUs together."""
-    accumulate_gradients: int = knob(1, ge=1)
+    accumulate_gradients: int = knob(1, ge=1, le=10_000)
     """Batches whose gradients are averaged into one optimisation step."""
-    micro_batches: int = knob(1, acts_from=None, measures=True, ge=1)
+    micro_batches: int = knob(1, acts_from=None, measures=True, ge=1, le=MOST_IMAGES)
     """Pieces into which every batch is cut, replayed images included, each with a forward and a backward pass of its
     own: less memory, more time. Images, order, optimisation steps and schedule stay, and checkpoints fit, so a run may
     go on with another number. Results agree up to rounding, statistics of batch norm and means over some pixels alone
@@ -49,7 +52,7 @@ class TrainingConfig:
     """Base learning rate of steps >= 1; null: ``optimizer.lr``."""
     scheduler_interval: str = knob("step", choices=("step", "epoch"))
     """What the schedule counts: optimisation steps or epochs."""
-    scheduler_frequency: int = knob(1, ge=1)
+    scheduler_frequency: int = knob(1, ge=1, le=10**9)
     """The schedule moves on after this many of them."""
     gradient_clip_val: float | None = knob(2.0, gt=0)
     gradient_clip_algorithm: str = knob("value", choices=("value", "norm"))
@@ -72,18 +75,18 @@ class TrainingConfig:
     apex: bool = knob(False, acts_from=None)
     """Accepted from configurations of the original; it means ``mixed_precision``."""
     device: str = knob("auto", choices=("auto", "cpu", "cuda"))
-    n_gpus: int = knob(1, ge=1)
+    n_gpus: int = knob(1, ge=1, le=1024)
     """Local worker processes that share every batch, one GPU each; with ``device=cpu`` processes on the CPU. Means,
     batch norms, prototypes and metrics are those of all workers together, so the number changes speed, not results."""
-    threads: int | None = knob(None, ge=1)
+    threads: int | None = knob(None, ge=1, le=1024)
     """CPU threads of a process; null: all cores."""
     num_workers: Any = knob("auto", acts_from=None)
     """Processes that read images for a worker; auto: none where images are in memory, else what the cores allow."""
 
-    val_every: int = knob(1, acts_from=None, measures=True, ge=1)
+    val_every: int = knob(1, acts_from=None, measures=True, ge=1, le=MOST_EPOCHS)
     """Epochs between two measurements of ``val/miou``; the end of a step is always measured."""
-    eval_batch_size: int = knob(50, acts_from=None, measures=True, ge=1)
-    log_images: int = knob(0, acts_from=None, measures=True, ge=0)
+    eval_batch_size: int = knob(50, acts_from=None, measures=True, ge=1, le=MOST_IMAGES)
+    log_images: int = knob(0, acts_from=None, measures=True, ge=0, le=10_000)
     """Test images drawn after each step: image, truth, prediction and what the detector has seen; from step 1 on also
     where the pixels of old classes went (``background-shift``). Pictures lie in ``pictures/`` beside the checkpoints,
     those of a sweep in the folder of the trial."""
@@ -108,9 +111,9 @@ class TrainingConfig:
 
     name: str = knob("run", acts_from=None)
     exp_name: str | None = knob(None, acts_from=None)
-    ckpt_dir: str | None = knob(None, acts_from=None)
+    ckpt_dir: str | None = knob(None, acts_from=None, path=True)
     """Where ``python -m bacs`` keeps its checkpoints and continues from; null: no checkpoints."""
-    stages: str | None = knob(None, acts_from=None)
+    stages: str | None = knob(None, acts_from=None, path=True)
     """Folder in which runs share the outcomes of their steps: one that finds there what it would compute begins with
     the next step. Needs checkpoints; null: nothing is shared. Sweeps share ``stages`` in their storage folder."""
 
@@ -157,14 +160,21 @@ def _check_numbers(training: TrainingConfig | None) -> list[Fault]:
         return []
     faults = []
     workers = training.num_workers
-    if workers != "auto" and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 0):
-        faults.append(
-            Fault("training.num_workers", f"is {workers!r}, but must be auto or a number >= 0", "set it to auto")
-        )
+    if workers != "auto" and (type(workers) is not int or not 0 <= workers <= MOST_WORKERS):
+        problem = f"is {workers!r}, but must be auto or a number from 0 to {MOST_WORKERS}"
+        faults.append(Fault("training.num_workers", problem, "set it to auto"))
+    per_class, length = training.steps_per_class, training.iterations_per_epoch
+    if per_class is not None and length is not None and per_class / length > MOST_EPOCHS:
+        problem = f"is {per_class}, in epochs of {length} iterations more than {MOST_EPOCHS:,} of them a class"
+        faults.append(Fault("training.steps_per_class", problem, "raise training.iterations_per_epoch"))
     if training.batch_size % training.n_gpus:
         problem = f"is {training.batch_size}, which {training.n_gpus} workers (training.n_gpus) cannot share evenly"
         faults.append(Fault("training.batch_size", problem, f"give a multiple of {training.n_gpus}"))
-    if training.exp_name is not None and (training.exp_name in (".", "..") or "/" in training.exp_name):
-        problem = f"is {training.exp_name!r}, but must name a folder inside others"
-        faults.append(Fault("training.exp_name", problem, "give a name with no '/' in it"))
+    name = training.exp_name
+    if name is not None and (name in (".", "..") or "/" in name or not name.isprintable()):
+        problem = f"is {name!r}, but must name a folder inside others"
+        faults.append(Fault("training.exp_name", problem, "give a printable name with no '/' in it"))
+    elif name is not None and len(os.fsencode(name)) > LONGEST_NAME:
+        problem = f"is {name[:40]}... of {len(name)} characters, but a name has at most {LONGEST_NAME} bytes"
+        faults.append(Fault("training.exp_name", problem, "give a shorter name"))
     return faults

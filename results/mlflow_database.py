@@ -59,6 +59,23 @@ def move_artifacts(path: Path, experiment_id: str, root: Path) -> None:
         )
 
 
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file, whatever its name.
+
+    Only what SQLAlchemy would not read as it stands is escaped: MLflow also makes the folder that an address names, and
+    takes escapes for letters.
+    """
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def make_no_folders() -> None:
+    """Keeps MLflow from making folders with escapes in their names; :func:`make_database` makes the right one."""
+    from mlflow.store.db import utils
+
+    if hasattr(utils, "_make_parent_dirs_if_sqlite"):
+        utils._make_parent_dirs_if_sqlite = lambda uri: None
+
+
 def _is_made(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
@@ -66,7 +83,8 @@ def _is_made(path: Path) -> bool:
 def _make(path: Path, draft: Path) -> None:
     from mlflow import MlflowClient
 
+    make_no_folders()
     for left in (draft, draft.with_name(f"{draft.name}-journal")):  # by a process that was killed
         left.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{urllib.parse.quote(str(draft))}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=sqlite_uri(draft)).search_experiments(max_results=1)
     draft.replace(path)

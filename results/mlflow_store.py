@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import ResultsError
-from results.mlflow_database import make_database, move_artifacts
+from results.mlflow_database import make_database, make_no_folders, move_artifacts
 from results.projection import Point
 
 _ENTITIES_A_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # what a server takes at most
@@ -81,6 +81,7 @@ class RunStore:
 
         if is_sqlite(uri):
             make_database(sqlite_path(uri).absolute())
+            make_no_folders()
         self._client = MlflowClient(tracking_uri=uri)
         # Left to itself MLflow would put those of a database below the folder that the command was started in.
         root = artifact_root.resolve().as_uri() if is_database(uri) else None
@@ -225,8 +226,3 @@ def is_database(uri: str) -> bool:
 def sqlite_path(uri: str) -> Path:
     """The file of ``sqlite:///relative`` or ``sqlite:////absolute``, whose URI may escape characters."""
     return Path(urllib.parse.unquote(uri.partition(":///")[2].partition("?")[0]))
-
-
-def sqlite_uri(path: Path) -> str:
-    """The tracking URI of a SQLite file, whatever characters are in its name."""
-    return f"sqlite:///{urllib.parse.quote(str(path.absolute()))}"

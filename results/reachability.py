@@ -75,7 +75,7 @@ def refuse_login(uri: str) -> None:
 
 
 def without_password(uri: str) -> str:
-    """The URI with ``***`` in the place of every password; the user of a server may itself be a token."""
+    """The URI with ``***`` in the place of every password and of the fragment; the user of a server may be a token."""
     scheme, mark, rest = uri.partition("://")
     if not mark or is_sqlite(uri):
         return uri
@@ -84,7 +84,7 @@ def without_password(uri: str) -> str:
     user, colon, _ = login.partition(":")
     if at and (colon or is_server(uri)):
         rest = f"{user}:***@{host}{rest[len(place) :]}" if colon else f"***@{host}{rest[len(place) :]}"
-    return scheme + mark + _PASSWORD_IN_QUERY.sub(r"\1***", rest)
+    return scheme + mark + re.sub("#.+", "#***", _PASSWORD_IN_QUERY.sub(r"\1***", rest), flags=re.DOTALL)
 
 
 def _login_and_host(rest: str) -> str:

@@ -9,17 +9,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from bacs.errors import Fault, RequestError
+from bacs.paths import expanded
+from bacs.reading import YAML_SUFFIXES, read_yaml, yaml_file
 
 SPACES_DIR = Path(__file__).parent
 KINDS = ("float", "int", "choice")
@@ -183,28 +184,28 @@ def known_spaces() -> list[str]:
     return sorted(path.stem for path in SPACES_DIR.glob("*.yaml"))
 
 
-def load_space(name: str, beside: Path | None = None) -> Space:
+def load_space(name: str, beside: Path | None = None, *, of_method: bool = False) -> Space:
     """A shipped space by name, or any YAML file by path.
 
     Args:
         name: of the space.
         beside: a folder whose spaces come before the shipped ones.
+        of_method: it is one of several in a space over methods, and has none itself.
 
     Raises:
         RequestError: with every fault of the file.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SPACES_DIR / f"{name}.yaml"
-    if beside is not None and (beside / f"{name}.yaml").is_file():
-        path = beside / f"{name}.yaml"
-    try:
-        # Unlike PyYAML alone it refuses a key that stands there twice.
-        raw: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
+    path = expanded("search.space", name) if name.endswith(YAML_SUFFIXES) else yaml_file(SPACES_DIR, name)
+    path = (yaml_file(beside, name) if beside is not None else None) or path
+    if path is None or not os.path.lexists(path):
         known = ", ".join(known_spaces())
-        raise RequestError.of("search.space", f"is {name!r}, which does not exist", f"known: {known}") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        text = " ".join(str(error).split())
-        raise RequestError.of("search.space", f"is {path}, which cannot be read: {text}", "correct the file") from None
+        raise RequestError.of("search.space", f"is {name[:100]!r}, which does not exist", f"known: {known}")
+    raw: Any = read_yaml(path, "search.space")
+    if odd := next(_keys_of_no_text(raw), None):
+        problem = f"{path} has the key {odd[0]!r}, which is no text"
+        raise RequestError.of("search.space", problem, "write keys of the configuration, such as loss.lkd")
+    if of_method and isinstance(raw, dict) and raw.keys() & {"methods", "points"}:
+        return Space(path.stem, None, ())
     if isinstance(raw, dict) and "methods" in raw:
         return _space_of_methods(path, raw)
     if isinstance(raw, dict) and "points" in raw:
@@ -213,6 +214,14 @@ def load_space(name: str, beside: Path | None = None) -> Space:
         raise RequestError.of("search.space", f"{path} has no dimensions", "list them under `dimensions:`")
     loss = raw.get(METHOD_KEY)
     return Space(path.stem, None if loss is None else str(loss), _dimensions(raw["dimensions"]))
+
+
+def _keys_of_no_text(value: Any) -> Iterator[tuple[Any]]:
+    """Those of all dictionaries inside, each in a tuple, as null may be one."""
+    if isinstance(value, dict):
+        yield from ((key,) for key in value if not isinstance(key, str))
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys_of_no_text(item)
 
 
 def _dimensions(settings: dict[str, Any]) -> tuple[Dimension, ...]:
@@ -239,7 +248,7 @@ def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
     dimensions, faults = [Dimension(METHOD_KEY, "choice", choices=tuple(methods))], []
     for method in methods:
         try:
-            own = load_space(str(method), path.parent)
+            own = load_space(str(method), path.parent, of_method=True)
         except RequestError as error:
             faults.extend(error.faults)
             continue
@@ -255,10 +264,33 @@ def _space_of_methods(path: Path, raw: dict[str, Any]) -> Space:
 def _space_of_points(path: Path, raw: dict[str, Any]) -> Space:
     points = raw["points"]
     listed = isinstance(points, list) and points and all(isinstance(point, dict) and point for point in points)
-    if not listed or raw.keys() != {"points"} or any(point in points[:i] for i, point in enumerate(points)):
-        problem = f"{path} has {raw!r}, but a space of points lists configurations, each once, and nothing else"
+    if not listed or raw.keys() != {"points"} or has_twins(points):
+        problem = (
+            f"{path} has {str(raw)[:1000]}, but a space of points lists configurations, each once, and nothing else"
+        )
         raise RequestError.of("search.space", problem, "write points: [{loss: mib, loss.kd_weight: 1.0}, ...]")
+    raise_method_faults("search.space", points)
     return Space(path.stem, None, (), points=tuple(points))
+
+
+def has_twins(points: Sequence[Any]) -> bool:
+    """Whether a configuration is listed twice; 1, 1.0 and true are one value."""
+    texts = [json.dumps(_plain_number(point), sort_keys=True, default=str) for point in points]
+    return len(set(texts)) < len(texts)
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain_number(item) for key, item in value.items()}
+    return float(value) if isinstance(value, bool | int) and abs(value) < 2**53 else value
+
+
+def raise_method_faults(where: str, points: Sequence[Any]) -> None:
+    """Raises: RequestError: a listed configuration has a method that is no text."""
+    for point in points:
+        if not isinstance(point.get(METHOD_KEY, ""), str):
+            problem = f"has loss={point[METHOD_KEY]!r}, which is no method"
+            raise RequestError.of(where, problem, "write loss: NAME, and its keys as loss.KEY")
 
 
 def _dimension(key: str, settings: Any) -> Dimension:
@@ -293,8 +325,8 @@ def _choice_faults(where: str, choices: Any) -> list[Fault]:
         problem = f"is a choice of {choices!r}, fewer than two choices"
         return [Fault(where, problem, "give choices: [a, b, ...]")]
     plain = all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices)
-    if not plain or len(set(map(repr, choices))) < len(choices):
-        problem = f"has the choices {choices!r}, which are not all plain values, each once"
+    if not plain or len(set(choices)) < len(choices):
+        problem = f"has the choices {choices!r}, which are not all plain values, each once (1, 1.0 and true are equal)"
         return [Fault(where, problem, "list texts or numbers, each once")]
     return []
 

@@ -40,15 +40,15 @@ class StoppingSettings:
     """Keys of ``stopping``: which trials end before their last step. References and defaults are never stopped."""
 
     algorithm: str = knob("none", choices=STOPPING_ALGORITHMS)
-    reduction_factor: float = knob(3.0, gt=1)
+    reduction_factor: float = knob(3.0, gt=1, le=1000)
     """Of halving: the best 1/factor of a rung go on (all, while fewer than factor trials have come to it)."""
-    grace_steps: int = knob(1, ge=0)
+    grace_steps: int = knob(1, ge=0, le=10_000)
     """Finished continual steps before which no trial is stopped: the first rung. Those of halving lie
     after grace_steps * reduction_factor^k steps, those of the median rule after every step. 0: as 1, but with epoch
     rungs inside the first step too."""
     metric: str = knob("val/miou_all", choices=("val/miou_all", "val/miou_base", "val/miou_novel"))
     """Compared after steps."""
-    epoch_rungs: int | None = knob(None, ge=1)
+    epoch_rungs: int | None = knob(None, ge=1, le=100_000)
     """Also compare ``val/miou`` inside every step after this many epochs, twice as many ...; null: only after steps.
     Every rung stops its share of what came to it: few epochs between rungs stop almost everything."""
     audit_share: float = knob(0.1, ge=0, le=1)

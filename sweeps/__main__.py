@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,10 @@ import typer
 from rich.live import Live
 
 from bacs.errors import RequestError
+from bacs.interpolation import variable_of
 from bacs.origin import ALLOW_OTHER_CODE, version
+from bacs.overrides import pasted
+from bacs.paths import expanded
 from bacs.patience import StorageRefusedError
 from bacs.plugins import allowing
 from bacs.terminal import Terminal
@@ -140,9 +144,10 @@ def plan(
         launch = _launch(address, tracking_uri, tracking_optional) | {"config_path": config_path}
         sweep = _requested(preset, overrides, {"name": name, "storage": storage, **launch})
         state = _known_state(sweep.folder)
-        forecast = make_forecast(sweep, state, probing=probe)
         console = Terminal()
-        console.print(render_plan(sweep, state, forecast, budget))
+        with _leaving_nothing(sweep) as planned:
+            forecast = make_forecast(planned, state, probing=probe)
+            console.print(render_plan(sweep, state, forecast, budget))
         options = {"--name": name, "--storage": storage, "--config-path": config_path, "--address": address}
         options |= {"--tracking-uri": tracking_uri if tracking_uri != os.environ.get("MLFLOW_TRACKING_URI") else None}
         given = [word for option, value in options.items() if value is not None for word in (option, value)]
@@ -340,7 +345,7 @@ def clean_command(
     checkpoints but the last, from which `python -m bacs predict` works.
     """
     with _requests_checked():
-        root = Path(storage or "runs").expanduser().absolute()
+        root = _storage(storage)
         if name is not None:
             _existing_state(_folder(name, storage))
         if name is None:
@@ -379,6 +384,13 @@ def _requests_checked() -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
+@contextmanager
+def _leaving_nothing(sweep: SweepConfig) -> Iterator[SweepConfig]:
+    """The same sweep, whose dataset keeps what it makes in a folder that goes with the plan while there is no cache."""
+    with tempfile.TemporaryDirectory(prefix="bacs-plan-") as scratch:
+        yield sweep if sweep.has_cache else sweep.cached_in(Path(scratch))
+
+
 def _launch(address: str | None, tracking_uri: str | None, tracking_optional: bool | None) -> dict[str, Any]:
     return {"address": address, "tracking_uri": tracking_uri, "tracking_optional": tracking_optional}
 
@@ -412,10 +424,10 @@ def _run(
         console.print(render_codes(state))
     if planned.held_hours is not None:
         console.print(render_outcome(planned, real_figures(sweep, before, state, since), sweep))
-    for text, pasted in [*_why_it_ended(sweep, state), *_failures(state, sweep.folder), *_next_steps(sweep, state)]:
+    for text, line in [*_why_it_ended(sweep, state), *_failures(state, sweep.folder), *_next_steps(sweep, state)]:
         console.say(text)
-        if pasted:
-            console.say(f"    {pasted}")
+        if line:
+            console.say(f"    {line}")
     if untracked:
         console.say(f"not everything is tracked: {untracked}\nnothing is lost, the journal has it; ship it:")
         console.say(f"    {command('sync', sweep.folder)}")
@@ -446,12 +458,12 @@ def _why_it_ended(sweep: SweepConfig, state: SweepState) -> list[Advice]:
 
 
 def _next_steps(sweep: SweepConfig, state: SweepState) -> list[Advice]:
-    mlflow = str(shown_path(Path(sys.executable).with_name("mlflow")))
+    mlflow = shlex.quote(str(shown_path(Path(sys.executable).with_name("mlflow"))))
     steps = [("tables:", command("report", sweep.folder))]
     chosen = any(state.best(split) for split in state.splits())
     if chosen and not state.confirms and state.end_status == "finished":
         steps.append(("is the winner better on fresh seeds too?", command("confirm", sweep.folder)))
-    return [*steps, ("MLflow UI:", shlex.join([mlflow, "ui", "--backend-store-uri", sweep.tracking_uri]))]
+    return [*steps, ("MLflow UI:", f"{mlflow} ui --backend-store-uri {_shown_uri(sweep)}")]
 
 
 def _failures(state: SweepState, folder: Path) -> list[Advice]:
@@ -467,6 +479,13 @@ def _failures(state: SweepState, folder: Path) -> list[Advice]:
     ]
 
 
+def _shown_uri(sweep: SweepConfig) -> str:
+    """For a shell, which looks up itself what is a reference to the environment."""
+    given = sweep.launch.tracking_uri
+    name = variable_of(given) if given else None
+    return shlex.quote(sweep.tracking_uri) if name is None else f'"${name}"'
+
+
 def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:
     """A second `run` under a name is a resume, as long as it asks for the same."""
     faults = forbidden(state, sweep)
@@ -475,23 +494,23 @@ def _refuse_changes(sweep: SweepConfig, state: SweepState) -> None:
     edits = beyond_places(state, sweep)
     if edits:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in sorted(edits.items()))
-        wanted = " ".join(f"{key}={_override_value(new)}" for key, (_, new) in sorted(edits.items()))
+        wanted = " ".join(pasted(key, new) for key, (_, new) in sorted(edits.items()))
         remedy = f"to change it: {command('resume', sweep.folder)} {wanted}"
         raise RequestError.of(
             "sweep.name", f"is {sweep.launch.name}, which exists with other settings: {listed}", remedy
         )
 
 
-def _override_value(value: Any) -> str:
-    """As Hydra reads it, in quotes for the shell where it needs them."""
-    return "null" if value is None else shlex.quote(json.dumps(value) if not isinstance(value, str) else value)
-
-
 def _folder(name: str, storage: str | None, where: str = "NAME") -> Path:
     """Raises: RequestError: for what can be no name of a sweep."""
     if faults := name_faults(where, name):
         raise RequestError(faults)
-    return Path(storage or "runs").expanduser().absolute() / name
+    return _storage(storage) / name
+
+
+def _storage(given: str | None) -> Path:
+    """The folder of sweeps. Raises: RequestError: it can be none."""
+    return expanded("--storage", "runs" if given is None else given).absolute()
 
 
 def _known_state(folder: Path) -> SweepState | None:

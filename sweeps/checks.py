@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bacs.components import parse_component
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import hidden_faults
+from bacs.paths import folder_faults, made_folders_faults
 from results.errors import ResultsError
 from results.reachability import NoAnswer
 from results.tracking import Tracker
 from search_spaces.space import Space
 from sweeps.cluster import check_address
-from sweeps.settings import SweepConfig, default_tracking_uri
+from sweeps.settings import SweepConfig, tracking_uri_of
 from sweeps.trials import workers_per_trial
 
 
@@ -37,16 +38,16 @@ def check_request(values: Mapping[str, Any], space: Space | None = None) -> Swee
         faults += error.faults
     launch = values.get("sweep") or {}
     storage = Path(str(launch.get("storage")))
-    storage_faults = _check_storage(storage)
+    storage_faults = folder_faults("sweep.storage", storage, "give a folder that you may write to with --storage")
     faults += storage_faults
-    uri = launch.get("tracking_uri")
-    if uri or not storage_faults:
-        optional = launch.get("tracking_optional") is True
-        faults += check_tracking(str(uri or default_tracking_uri(storage)), optional=optional)
+    known = {fault.where for fault in faults}
+    faults += [fault for fault in made_folders_faults(values) if fault.where not in known]
+    if launch.get("tracking_uri") or not storage_faults:
+        faults += _check_uri(launch, storage, optional=launch.get("tracking_optional") is True)
     if sweep is not None:
         faults += _check_files(sweep) + _check_resources(sweep) + check_address(sweep.launch.address)
     if faults or sweep is None:
-        raise RequestError(list(dict.fromkeys(faults)))
+        raise RequestError(hidden_faults(list(dict.fromkeys(faults))))
     return sweep
 
 
@@ -67,18 +68,14 @@ def check_tracking(uri: str, *, optional: bool = False) -> list[Fault]:
     return []
 
 
-def _check_storage(storage: Path) -> list[Fault]:
-    """Tries to write where the sweep would; leaves nothing behind. The folder itself may be absent."""
-    remedy = "give a folder that you may write to with --storage"
+def _check_uri(launch: Mapping[str, Any], storage: Path, *, optional: bool) -> list[Fault]:
+    given = launch.get("tracking_uri")
+    if given is not None and not isinstance(given, str):  # told by the check of types
+        return []
     try:
-        existing = next(path for path in (storage, *storage.parents) if path.exists())
-        with tempfile.TemporaryFile(dir=existing) as file:
-            file.write(b"0")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return [Fault("sweep.storage", f"is {storage}, which cannot be written: {error.strerror}", remedy)]
-    return []
+        return hidden_faults(check_tracking(tracking_uri_of(given, storage), optional=optional))
+    except RequestError as error:
+        return error.faults
 
 
 def _check_files(sweep: SweepConfig) -> list[Fault]:

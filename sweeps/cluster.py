@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bacs.errors import Fault, RequestError
-from bacs.interpolation import is_secret
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
@@ -104,7 +103,8 @@ def keep_secrets() -> None:
     """
     from ray.tune.execution import class_cache
 
-    class_cache.ENV_VARS_TO_PROPAGATE.difference_update([*filter(is_secret, class_cache.ENV_VARS_TO_PROPAGATE)])
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    names.difference_update([name for name in names if name.startswith("AWS_")])
 
 
 def refusal(address: str, error: Exception) -> RequestError:

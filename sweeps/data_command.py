@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from bacs.data.known_counts import KNOWN
 from bacs.data.verify import FAULT, OK, Finding, Verification
 from bacs.data.verify import verify as verify_layout
 from bacs.errors import Fault, RequestError
+from bacs.overrides import as_override, pasted
+from bacs.paths import existing_folder
 from bacs.plugins import allow, allowing
 from bacs.terminal import Terminal
 from sweeps.data_tables import render_verification
@@ -66,7 +69,7 @@ def prepare(dataset: Dataset, overrides: Overrides = None, config_path: ConfigPa
     with _failures_told():
         component = _component(dataset, overrides or [], config_path)
         if not hasattr(component.factory, "layout"):
-            console.print(f"nothing to prepare: {dataset} is generated when it is first used")
+            console.print(f"nothing to prepare: {dataset} is generated when it is first used", markup=False)
             return
         root = _root(component)
         by_hand = _fetched(dataset, root, console)
@@ -77,12 +80,9 @@ def prepare(dataset: Dataset, overrides: Overrides = None, config_path: ConfigPa
             console.print(f"[bold red]{dataset} is not usable yet[/]")
             console.print("\n".join(map(str, faults)), highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(FAILED)
-        console.print(
-            f"{dataset} is there; look at every file: python -m sweeps data verify {dataset} dataset.root={root}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        verify_it = f"python -m sweeps data verify {shlex.quote(dataset)} {pasted('dataset.root', str(root))}"
+        text = f"{dataset} is there; look at every file: {verify_it}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -102,11 +102,11 @@ def _failures_told() -> Iterator[None]:
 
 
 def _component(dataset: str, overrides: Sequence[str], config_path: str | None) -> Component:
-    own = None if config_path is None else Path(config_path).expanduser()
+    own = (
+        None if config_path is None else existing_folder("--config-path", config_path, "give the folder of your files")
+    )
     allow(named_plugins(overrides))
-    section = compose("config", [f"dataset={dataset}", *overrides], own_dir=own)["dataset"]
-    if isinstance(section.get("root"), str):
-        section["root"] = str(Path(section["root"]).expanduser().absolute())
+    section = compose("config", [f"dataset={as_override(dataset)}", *overrides], own_dir=own)["dataset"]
     component, faults = parse_component("dataset", section)
     if faults or component is None:
         raise RequestError(faults)
@@ -117,7 +117,7 @@ def _root(component: Component) -> Path:
     root = component.settings.root
     if root is None:
         raise RequestError.of("dataset.root", "is not given", "add dataset.root=FOLDER, where the dataset is to lie")
-    return Path(root)
+    return Path(root).absolute()
 
 
 def _verification(dataset: str, component: Component, workers: int) -> Verification:

@@ -98,11 +98,11 @@ def execute(
 @contextlib.contextmanager
 def _leases(sweep: SweepConfig) -> Iterator[Leases | None]:
     """On steps of the store that the trials share with other sweeps, if they share any."""
-    store = sweep.base["training"].get("stages")
+    store = sweep.stages
     if store is None:
         yield None
         return
-    with contextlib.closing(Leases(Path(store), str(sweep.folder))) as leases:
+    with contextlib.closing(Leases(store, str(sweep.folder))) as leases:
         yield leases
 
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 
-from bacs.compose import named_plugins
+from bacs.compose import is_text_key, named_plugins
 from bacs.config import RunConfig
 from bacs.errors import Fault, RequestError
 from bacs.lineage import passive_keys
+from bacs.overrides import read, shown
 from bacs.plugins import allow
 from results.state import SweepState
 from search_spaces.recorded import dimensions_of, recorded_space
 from search_spaces.space import Space
 from sweeps.checks import check_request
-from sweeps.settings import SweepConfig, nested
+from sweeps.settings import SECTIONS, SweepConfig, nested
 from sweeps.trials import at_home
 
 Changes = dict[str, list[Any]]
@@ -47,7 +47,9 @@ def edited(state: SweepState, storage: Path, overrides: Sequence[str], launch: M
     """
     allow(named_plugins(overrides))
     edits = [text for text in overrides if not named_plugins([text])]
-    changes = _parsed(edits) | {f"sweep.{key}": value for key, value in launch.items() if value is not None}
+    changes = _parsed(edits, state.config) | {
+        f"sweep.{key}": value for key, value in launch.items() if value is not None
+    }
     sweep = check_request(nested(relocated(state.config, storage), changes), space_of(state))
     faults = forbidden(state, sweep)
     if faults:
@@ -107,26 +109,28 @@ def beyond_places(state: SweepState, sweep: SweepConfig) -> Changes:
     }
 
 
-def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    parser = OverridesParser.create()
+def _parsed(overrides: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     changes, faults = {}, []
     for text in overrides:
         try:
-            override = parser.parse_override(text)
-            if override.is_delete() or override.is_sweep_override():
-                raise HydraException
-        except HydraException:
-            faults.append(Fault(text, "is not an edit", "write KEY=VALUE, for example search.trials=16"))
+            override = read(text)
+            if isinstance(override, Override) and (override.is_delete() or override.is_sweep_override()):
+                raise RequestError.of(text, "is not an edit", "write KEY=VALUE, for example search.trials=16")
+            if isinstance(override, Override):
+                key, value = override.key_or_group, override.value()
+            else:
+                key, value = override.key, override.value(is_text=is_text_key(override.key, config, SECTIONS))
+        except RequestError as error:
+            faults += [Fault(shown(text), "is not an edit", fault.remedy) for fault in error.faults]
             continue
-        key = override.key_or_group
         if key == "sweep.storage":
-            faults.append(Fault(key, f"cannot become {override.value()!r}", "move the folder, then name it: --storage"))
+            faults.append(Fault(key, f"cannot become {value!r}", "move the folder, then name it: --storage"))
         elif "." not in key or key == "sweep.name":
-            faults.append(_refusal(key, f"cannot become {override.value()!r} in a sweep that exists"))
+            faults.append(_refusal(key, f"cannot become {value!r} in a sweep that exists"))
         elif key in ENUMERATED:
             remedy = f"add to {ENUMERATED[key]}"
-            faults.append(Fault(key, f"cannot become {override.value()!r}: a sweep enumerates it", remedy))
-        changes[key] = override.value()
+            faults.append(Fault(key, f"cannot become {value!r}: a sweep enumerates it", remedy))
+        changes[key] = value
     if faults:
         raise RequestError(faults)
     return changes

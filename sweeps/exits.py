@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from bacs.errors import RequestError
+from bacs.interpolation import hidden
 from bacs.terminal import Terminal
 
 FAILED, WRONG_REQUEST = 1, 2
@@ -15,5 +16,5 @@ def told(error: RequestError, consequence: str = "") -> typer.Exit:
     errors = Terminal(stderr=True)
     count = len(error.faults)
     errors.print(f"[bold red]{count} fault{'s' if count > 1 else ''} in the request{consequence}[/]")
-    errors.say(str(error))
+    errors.say(hidden(str(error)))
     return typer.Exit(WRONG_REQUEST)

@@ -153,8 +153,8 @@ def make_forecast(
         probing: whether to run a few iterations of every method here.
     """
     trials, loads = planned_trials(sweep, state), Loads()
-    shared = sweep.base["training"].get("stages")
-    stored = has or (StageStore(Path(shared)).has if shared is not None else lambda key: False)
+    shared = sweep.stages
+    stored = has or (StageStore(shared).has if shared is not None else lambda key: False)
     runs = _runs(trials)
     notes = check_data({id(run): run for run in runs}.values(), loads)
     works = _once(runs, lambda run: loads.of(run).of(run))
@@ -178,7 +178,7 @@ def make_forecast(
             return Outdated()
         known = {id(run): run for planned, run in zip(trials, runs, strict=True) if planned.is_known}.values()
         lengths = ((run, len(loads.of(run).of(run)), loads.of(run).data.manifest) for run in known)
-        return find_outdated(StageStore(Path(shared)), lengths, {stage.key for stage in tree.needed})
+        return find_outdated(StageStore(shared), lengths, {stage.key for stage in tree.needed})
 
     return Forecast(sweep, trials, tree, works, CostModel(samples), past, first_swept, step_bytes, outdated, notes)
 

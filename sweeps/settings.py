@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from bacs.components import keys_of
 from bacs.compose import compose, group_section, named_plugins
 from bacs.config import GROUPS, RunConfig
 from bacs.errors import Fault, RequestError
+from bacs.interpolation import has_reference, hidden_faults, is_reference, looked_up
+from bacs.paths import existing_folder, expanded
 from bacs.plugins import allow
+from bacs.reading import YAML_SUFFIXES, yaml_file
 from bacs.schema import knob, parse_all
-from results.mlflow_store import is_sqlite, sqlite_path, sqlite_uri
+from results.mlflow_database import sqlite_uri
+from results.mlflow_store import is_sqlite, sqlite_path
 from results.state import SELECTION_METRIC
 from search_spaces.points import space_of_listed
 from search_spaces.propose import ALGORITHMS
@@ -30,8 +35,23 @@ REFERENCES = ("joint", "finetune")
 DEFAULT_SPACE = "bacs"
 SPACES = "search_spaces"
 """Folder of a user's own spaces in his ``config_path``."""
+PATHS = (
+    ("dataset", "root"),
+    ("dataset", "cache"),
+    ("ood", "root"),
+    ("ood", "cache"),
+    ("training", "stages"),
+    ("network", "backbone_weights_path"),
+)
+"""Keys of a run that name files and folders."""
 RESERVED_NAMES = ("cache", "stages")
 """Folders that lie beside the sweeps in a storage folder."""
+MOST_TRIALS = 10_000
+"""Configurations of a split that a sweep may ask for."""
+MOST_RUNS = 50_000
+"""Trials of a sweep, over all splits and seeds."""
+MOST_GRID = 1_000_000
+"""Points of a grid, which are all made before the first is tried."""
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -43,14 +63,15 @@ class LaunchSettings:
     storage: str = knob("runs")
     """Folder of the journal, checkpoints and caches; on a cluster a folder that every node mounts at this place."""
     tracking_uri: str | None = knob(None)
-    """MLflow tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
+    """MLflow tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in the storage folder. It may be a
+    reference ``${oc.env:NAME}``, and is recorded as that."""
     tracking_optional: bool = knob(False)
     """Also run while the tracking server does not answer; it gets everything when it does, or from `sync`."""
     config_path: str | None = knob(None)
     """A folder of your own with groups (``loss/``, ``network/``, ``dataset/``), presets and ``search_spaces/``."""
     address: str | None = knob(None)
     """Ray cluster; null: RAY_ADDRESS, else a Ray of its own on this machine."""
-    max_failures: int = knob(2, ge=0)
+    max_failures: int = knob(2, ge=0, le=1000)
     """Times a trial that was killed or raised an exception is started again, from its own last checkpoint, counted
     anew by every `resume`. Of these: never after a divergence or the same exception twice, always after its machine was
     lost, drained or pre-empted. Running out of memory does not count: it is tried once more, with every batch in two
@@ -88,7 +109,7 @@ class SearchSettings:
     """final/val_miou, which alone decides who wins, and with nsga2 one cost beside it, which is minimised: replay/mb
     (megabytes of the replay memory after the last step), time/total_seconds or time/total_cpu_seconds (of all steps).
     The report then has the Pareto front."""
-    population_size: int = knob(16, ge=2)
+    population_size: int = knob(16, ge=2, le=MOST_TRIALS)
     """Results that make a generation of nsga2; those of the first are random."""
     robust: bool = knob(False)
     """One study over all splits: every configuration runs on each and counts by the plain mean of its val mIoU over
@@ -99,7 +120,7 @@ class SearchSettings:
     """Earlier sweeps in the same storage folder, whose finished configurations the search knows from the start. They
     must be of the same run, split and space; their seeds may be others, and so may threads, device and ranks, on which
     only last digits depend. They are not run again and count as no trials of this sweep, which keeps a copy."""
-    trials: int = knob(8, ge=1)
+    trials: int = knob(8, ge=1, le=MOST_TRIALS)
     """Configurations per split; a grid is cut off here. `resume` takes more."""
     splits: list[Any] = knob(["2-2"])
     """Task splits; each has a study of its own, because mIoU is comparable only inside a split."""
@@ -111,9 +132,9 @@ class SearchSettings:
     """The first configuration of every split is the method's default (in a space over methods, that of each)."""
     seed: int = knob(0, ge=0)
     """Of the suggestions."""
-    startup_trials: int = knob(4, ge=1)
+    startup_trials: int = knob(4, ge=1, le=MOST_TRIALS)
     """Random suggestions before tpe and gp model the results."""
-    lag: int = knob(3, ge=0)
+    lag: int = knob(3, ge=0, le=MOST_TRIALS)
     """A suggestion looks only at results at least this many suggestions older (the rest counts as running). It must
     be at least the number of trials of a split that run at once less one, or workers wait; fixed, so that a sweep
     suggests the same whatever finishes first."""
@@ -123,11 +144,11 @@ class SearchSettings:
 class ResourceSettings:
     """Keys of ``resources``: what one trial takes."""
 
-    cpus_per_trial: int = knob(1, ge=1)
+    cpus_per_trial: int = knob(1, ge=1, le=65_536)
     """Also the threads of the trial's process. `resume` takes another number; trials that have begun keep their
     threads, on which the last digits of sums depend."""
-    gpus_per_trial: float = knob(0.0, ge=0)
-    max_concurrent: int | None = knob(None, ge=1)
+    gpus_per_trial: float = knob(0.0, ge=0, le=1024)
+    max_concurrent: int | None = knob(None, ge=1, le=MOST_TRIALS)
     """Trials at once; null: as many as fit."""
 
 
@@ -186,7 +207,24 @@ class SweepConfig:
 
     @property
     def tracking_uri(self) -> str:
-        return self.launch.tracking_uri or default_tracking_uri(Path(self.launch.storage))
+        """Raises: RequestError: it is a reference to what the environment does not have."""
+        return tracking_uri_of(self.launch.tracking_uri, Path(self.launch.storage))
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the folder is there in which its dataset keeps what it has made; also where it keeps nothing."""
+        folder = self.base["dataset"].get("cache")
+        return folder is None or expanded("dataset.cache", looked_up(folder, "dataset.cache")).is_dir()
+
+    def cached_in(self, folder: Path) -> SweepConfig:
+        """The same sweep with another cache for its dataset."""
+        return dataclasses.replace(self, base=nested(self.base, {"dataset.cache": str(folder)}))
+
+    @property
+    def stages(self) -> Path | None:
+        """The folder of shared steps; ``None``: nothing is shared."""
+        folder = self.base["training"].get("stages")
+        return None if folder is None else expanded("training.stages", looked_up(folder, "training.stages"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], space: Space | None = None) -> SweepConfig:
@@ -201,21 +239,22 @@ class SweepConfig:
         """
         faults: list[Fault] = []
         parts: dict[str, Any] = {}
-        for name, schema in SECTIONS.items():
-            parts[name], found = parse_all(schema, values.get(name) or {}, name)
+        for name in SECTIONS:
+            parts[name], found = _section(name, values)
             faults += found
         if parts["sweep"] is not None and parts["sweep"].tracking_uri:
             uri = absolute_uri(parts["sweep"].tracking_uri)
             parts["sweep"] = dataclasses.replace(parts["sweep"], tracking_uri=uri)
         run = {key: value for key, value in values.items() if key not in SECTIONS}
-        base, base_faults = _base(run, parts["sweep"], parts["search"])
+        base, tried, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
         own = parts["sweep"].config_path if parts["sweep"] is not None else None
-        space, search_faults = _check_search(parts["search"], base, own, space)
+        space, search_faults = _check_search(parts["search"], base if base is not None else tried, own, space)
+        search_faults = _beyond(base_faults, search_faults)
         faults += search_faults + _check_stopping(parts["stopping"], base)
         faults += name_faults("sweep.name", parts["sweep"].name) if parts["sweep"] is not None else []
         if faults or space is None or base is None:
-            raise RequestError(list(dict.fromkeys(faults)))
+            raise RequestError(hidden_faults(list(dict.fromkeys(faults))))
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
 
@@ -230,11 +269,31 @@ class SweepConfig:
         Raises:
             RequestError: its space cannot be read.
         """
-        parts: dict[str, Any] = {n: parse_all(schema, values.get(n) or {}, n)[0] for n, schema in SECTIONS.items()}
+        parts: dict[str, Any] = {name: _section(name, values)[0] for name in SECTIONS}
         space = space or _space(parts["search"])
         base = {key: value for key, value in values.items() if key not in SECTIONS}
         resolved = {name: dataclasses.asdict(parts[name]) for name in SECTIONS} | base
         return cls(parts["sweep"], parts["search"], parts["resources"], parts["stopping"], space, base, resolved)
+
+
+def _section(name: str, values: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
+    """A part of the settings; its tracking URI may be a reference, which is looked up when it is used."""
+    section = values.get(name) or {}
+    if name == "search" and isinstance(section, Mapping) and isinstance(section.get("splits"), str):
+        section = {**section, "splits": [section["splits"]]}  # one may stand without its list
+    uri = section.get("tracking_uri") if isinstance(section, Mapping) else None
+    if name != "sweep" or not has_reference(uri):
+        return parse_all(SECTIONS[name], section, name)
+    parsed, faults = parse_all(SECTIONS[name], {**section, "tracking_uri": None}, name)
+    if not isinstance(uri, str) or not is_reference(uri):  # no file of others sends a secret to their address
+        problem = f"is {uri!r}, which pastes a part of the environment into an address"
+        faults.append(Fault("sweep.tracking_uri", problem, "put the whole address into one variable"))
+    return (None if parsed is None else dataclasses.replace(parsed, tracking_uri=uri)), faults
+
+
+def tracking_uri_of(given: str | None, storage: Path) -> str:
+    """The place that results are tracked in. Raises: RequestError: as :func:`bacs.interpolation.looked_up`."""
+    return looked_up(given, "sweep.tracking_uri") if given else default_tracking_uri(storage)
 
 
 def name_faults(where: str, name: str) -> list[Fault]:
@@ -249,15 +308,14 @@ def name_faults(where: str, name: str) -> list[Fault]:
 
 def default_tracking_uri(storage: Path) -> str:
     """The tracking database of sweeps that name none."""
-    return sqlite_uri(storage / "mlflow.db")
+    return sqlite_uri(storage.absolute() / "mlflow.db")
 
 
 def absolute_uri(uri: str) -> str:
     """A tracking URI that means the same in every folder."""
-    is_relative = (
-        is_sqlite(uri) and sqlite_path(uri).name not in ("", ":memory:") and not sqlite_path(uri).is_absolute()
-    )
-    return sqlite_uri(sqlite_path(uri)) if is_relative else uri
+    path = sqlite_path(uri)
+    is_relative = is_sqlite(uri) and path.name not in ("", ":memory:") and not path.is_absolute()
+    return sqlite_uri(path.absolute()) if is_relative else uri
 
 
 def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,14 +328,17 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
         launch: options that were given (not ``None``), by key of ``sweep``. Presets, groups and spaces of
             ``config_path`` come before the shipped ones.
     """
-    path = Path(preset)
     own = _own_folder(launch.get("config_path"))
-    directory, name = (path.parent, path.stem) if path.suffix in (".yaml", ".yml") else (PRESETS_DIR, preset)
-    if own is not None and directory == PRESETS_DIR and (own / f"{preset}.yaml").is_file():
+    directory, file, name = PRESETS_DIR, preset, preset
+    if preset.endswith(YAML_SUFFIXES):
+        path = expanded("PRESET", preset)
+        directory, file, name = path.parent, path.name, path.stem
+    elif own is not None and yaml_file(own, preset) is not None:
         directory = own
     _refuse_enumerated(overrides)
-    values = compose(name, overrides, directory, own)
-    allow(named_plugins(overrides, values if directory == own else None))
+    trusted = directory == own
+    values = compose(file, overrides, directory, own, schemas=SECTIONS, trusted=trusted)
+    allow(named_plugins(overrides, values if trusted else None))
     own_section = values.get("sweep") or {}
     if not isinstance(own_section, Mapping):
         raise RequestError.of("sweep", f"is {own_section!r}, not a group of keys", "write sweep.KEY=VALUE")
@@ -288,21 +349,18 @@ def compose_preset(preset: str, overrides: Sequence[str], launch: Mapping[str, A
         section["config_path"] = str(own)
         search = values.get("search") or {}
         if isinstance(search, Mapping):
-            space = own / SPACES / f"{search.get('space', DEFAULT_SPACE)}.yaml"
-            values |= {"search": {**search, "space": str(space)}} if space.is_file() else {}
+            space = yaml_file(own / SPACES, str(search.get("space", DEFAULT_SPACE)))
+            values |= {"search": {**search, "space": str(space)}} if space is not None else {}
     search = values.get("search") or {}
-    if isinstance(search, Mapping) and str(search.get("space")).endswith((".yaml", ".yml")):
-        values |= {"search": {**search, "space": str(Path(search["space"]).expanduser().absolute())}}
+    if isinstance(search, Mapping) and str(search.get("space")).endswith(YAML_SUFFIXES):
+        values |= {"search": {**search, "space": str(expanded("search.space", str(search["space"])).absolute())}}
     return values | {"sweep": section}
 
 
 def _own_folder(given: Any) -> Path | None:
     if given is None:
         return None
-    folder = Path(str(given)).expanduser().absolute()
-    if not folder.is_dir():
-        raise RequestError.of("--config-path", f"is {given}, which is no folder", "give the folder of your files")
-    return folder
+    return existing_folder("--config-path", str(given), "give the folder of your files")
 
 
 def _refuse_enumerated(overrides: Sequence[str]) -> None:
@@ -316,10 +374,13 @@ def _refuse_enumerated(overrides: Sequence[str]) -> None:
 
 def _folder(storage: Any) -> str:
     """Absolute, as trials run in folders of their own."""
-    if not isinstance(storage, str) or "\0" in storage or "://" in storage:
+    if not isinstance(storage, str):
         problem = f"is {storage!r}, but must be a folder, on a cluster one that every node mounts at this place"
         raise RequestError.of("sweep.storage", problem, "give its path with --storage")
-    return str(Path(storage).expanduser().absolute())
+    if has_reference(storage):
+        problem = f"is {storage}, but Ray and MLflow write down where it is"
+        raise RequestError.of("sweep.storage", problem, 'let the shell look it up: --storage "$NAME"')
+    return str(expanded("sweep.storage", storage).absolute())
 
 
 def split_name(split: Any) -> str:
@@ -328,13 +389,15 @@ def split_name(split: Any) -> str:
 
 
 def nested(values: Mapping[str, Any], changes: Params) -> dict[str, Any]:
-    """A deep copy of a nested dictionary with dotted keys set."""
+    """A deep copy of a nested dictionary with dotted keys set. Raises: TypeError: a part of one is a plain value."""
     changed = copy.deepcopy(dict(values))
     for key, value in changes.items():
         *groups, last = key.split(".")
         section = changed
         for group in groups:
             section = section.setdefault(group, {})
+            if not isinstance(section, dict):
+                raise TypeError(f"{group} of {key} is a plain value")
         section[last] = value
     return changed
 
@@ -348,9 +411,15 @@ def configured(base: Mapping[str, Any], params: Params, config_path: str | None)
     method = params.get(METHOD_KEY)
     if method is not None:
         section = method_section(method, config_path)
-        if section["_target_"] != base[METHOD_KEY]["_target_"]:
+        if section["_target_"] != _target_of(base):
             base = {**base, METHOD_KEY: section}
     return nested(base, {key: value for key, value in params.items() if key != METHOD_KEY})
+
+
+def _target_of(run: Mapping[str, Any]) -> Any:
+    """The class of the method of a run, which may be unchecked."""
+    section = run.get(METHOD_KEY)
+    return section.get("_target_") if isinstance(section, Mapping) else None
 
 
 def method_section(method: str, config_path: str | None) -> dict[str, Any]:
@@ -379,39 +448,52 @@ def _key_before(key: str) -> str:
 
 def _base(
     run: dict[str, Any], launch: LaunchSettings | None, search: SearchSettings
-) -> tuple[dict[str, Any] | None, list[Fault]]:
-    """The resolved run configuration, checked under every split and with absolute paths."""
+) -> tuple[dict[str, Any] | None, dict[str, Any], list[Fault]]:
+    """(resolved run configuration, the same as given, what is wrong with it under any split), with absolute paths."""
     run = copy.deepcopy(run)
     dataset = run.get("dataset")
-    if isinstance(dataset, dict) and launch is not None:
-        if "cache" in keys_of("dataset", dataset):  # a class of the user's may have no such key
-            dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
-        for key in ("root", "cache"):  # trials run in folders of their own
-            if dataset.get(key) and isinstance(dataset[key], str):
-                dataset[key] = str(Path(dataset[key]).expanduser().absolute())
+    # A class of the user's may have no such key.
+    if isinstance(dataset, dict) and launch is not None and "cache" in keys_of("dataset", dataset):
+        dataset.setdefault("cache", str(Path(launch.storage) / "cache"))
     training = run.get("training")
     if isinstance(training, dict) and launch is not None:
         training.setdefault("stages", str(Path(launch.storage) / "stages"))
-        if isinstance(training["stages"], str):
-            training["stages"] = str(Path(training["stages"]).expanduser().absolute())
-    network = run.get("network")
-    if isinstance(network, dict) and isinstance(network.get("backbone_weights_path"), str):
-        network["backbone_weights_path"] = str(Path(network["backbone_weights_path"]).expanduser().absolute())
+    faults = _make_absolute(run)
     splits = search.splits or [None]
-    faults: list[Fault] = []
     if isinstance(dataset, dict) and dataset.get("val_share") == 0:
         problem = "is 0, but a sweep chooses by validation images"
         faults.append(Fault("dataset.val_share", problem, "give a share such as 0.2"))
-    base = None
+    base, tried = None, run
     for split in splits:
         changes = {} if split is None else {"training.split": split}
         try:
-            base = RunConfig.from_dict(nested(run, changes)).resolved
+            tried = nested(run, changes)
+            base = RunConfig.from_dict(tried).resolved
         except RequestError as error:
             faults += error.faults
         except TypeError as error:  # a group given as a plain value
             faults.append(Fault("training", f"cannot be read: {error}", f"groups: {', '.join(GROUPS)}"))
-    return (None if faults else base), faults
+    return (None if faults else base), tried, faults
+
+
+def _make_absolute(run: dict[str, Any]) -> list[Fault]:
+    """Trials run in folders of their own. A path that refers to the environment must be absolute with its value."""
+    faults = []
+    for group, key in PATHS:
+        section = run.get(group)
+        if not isinstance(section, dict) or not isinstance(text := section.get(key), str) or not text.strip():
+            continue
+        where = f"{group}.{key}"
+        try:
+            path = expanded(where, looked_up(text, where))
+        except RequestError as error:
+            faults += error.faults
+            continue
+        if not has_reference(text):
+            section[key] = str(path.absolute())
+        elif not path.is_absolute():
+            faults.append(Fault(where, f"is {text}, which is not absolute", "let it begin with / or ~"))
+    return faults
 
 
 def _space(search: SearchSettings) -> Space:
@@ -421,9 +503,17 @@ def _space(search: SearchSettings) -> Space:
 
 
 def _check_search(
-    search: SearchSettings, base: dict[str, Any] | None, config_path: str | None, space: Space | None
+    search: SearchSettings, base: dict[str, Any], config_path: str | None, space: Space | None
 ) -> tuple[Space | None, list[Fault]]:
     faults = []
+    runs = search.trials * len(search.seeds) * len(search.splits)
+    if runs > MOST_RUNS:
+        problem = f"asks for {runs:,} trials over all splits and seeds, more than {MOST_RUNS:,}"
+        faults.append(Fault("search.trials", problem, "ask for fewer trials, seeds or splits"))
+    if search.confirms is not None:
+        faults += name_faults("search.confirms", search.confirms)
+    for name in search.warm_start:
+        faults += name_faults("search.warm_start", name)
     for key, values in (("splits", search.splits), ("seeds", search.seeds)):
         texts = [str(value) for value in values]
         if not values or len(set(texts)) < len(texts) or None in values:
@@ -446,9 +536,17 @@ def _check_search(
             for dimension in space.dimensions
             if not dimension.grid_values()
         ]
-    if base is not None:
-        faults += _check_dimensions(space, base, config_path)
-    return space, faults
+        points = math.prod(len(dimension.grid_values()) for dimension in space.dimensions)
+        if points > MOST_GRID:
+            problem = f"is grid, of {points:,} points"
+            faults.append(Fault("search.algorithm", problem, f"choose another, or at most {MOST_GRID:,} points"))
+    return space, faults + _check_dimensions(space, base, config_path)
+
+
+def _beyond(base: list[Fault], faults: list[Fault]) -> list[Fault]:
+    """Those of a space that its configuration does not have without it."""
+    known = {(fault.where, fault.problem) for fault in base}
+    return [fault for fault in faults if (fault.where.rpartition(": ")[2], fault.problem) not in known]
 
 
 def _check_stopping(stopping: StoppingSettings, base: dict[str, Any] | None) -> list[Fault]:
@@ -474,7 +572,7 @@ def _check_method(space: Space, base: dict[str, Any], config_path: str | None) -
         wanted = method_section(space.loss, config_path)["_target_"]
     except RequestError as error:
         return error.faults
-    found = base[METHOD_KEY]["_target_"]
+    found = _target_of(base)
     problem = f"is {space.name}, a space of loss={space.loss}, but the run has {found}"
     remedy = f"add loss={space.loss}, or choose a space of that method"
     return [] if wanted == found else [Fault("search.space", problem, remedy)]
@@ -490,6 +588,8 @@ def _check_dimensions(space: Space, base: dict[str, Any], config_path: str | Non
         if key in varied:
             remedy = f"list the values under search.{key.split('.')[1]}s"
             faults.append(Fault(f"search.space: {key}", "is not searched but enumerated", remedy))
+    for key in sorted(varied & {f"{group}.{name}" for group, name in PATHS if name != "backbone_weights_path"}):
+        faults.append(Fault(f"search.space: {key}", "is a place that all trials share", "give it outside of the space"))
     if faults:
         return faults
     for point in space.extremes():

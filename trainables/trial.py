@@ -17,6 +17,7 @@ from ray import tune
 from bacs.checkpoints import CheckpointFolder
 from bacs.config import RunConfig
 from bacs.events import EpochEnded, Point, RunEnded, StepEnded
+from bacs.interpolation import hidden
 from bacs.launch import die_with, local_ranks
 from bacs.lineage import run_identity, stage_key
 from bacs.origin import Origin, changes_since
@@ -54,7 +55,8 @@ def train_trial(config: dict[str, Any]) -> None:
 
 def _leave_word(folder: TrialFolder, error: Exception) -> None:
     """For the driver, who would see a text of Ray's only, or nothing at all if this process was about to be killed."""
-    told = cause_of(error), f"{type(error).__name__}: {error}", traceback.format_exc()
+    texts = f"{type(error).__name__}: {error}", traceback.format_exc()
+    told = cause_of(error), *map(hidden, texts)  # a journal keeps them
     traceback.clear_frames(error.__traceback__)  # memory may be what is missing
     folder.write_error(*told)
 
@@ -127,6 +129,8 @@ def _note_on(pieces: int, config: RunConfig) -> list[str]:
 def _report(
     kind: str, step: int, epoch: int, points: list[Point], *, pointer: TrialFolder | None = None, **more: Any
 ) -> None:
+    if "notes" in more:
+        more["notes"] = [hidden(note) for note in more["notes"]]
     metrics = {"kind": kind, "step": step, "epoch": epoch, "points": [list(point) for point in points], **more}
     if pointer is not None:
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as scratch:

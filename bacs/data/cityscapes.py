@@ -151,7 +151,7 @@ def _subset_of(city: str) -> str:
 
 
 def _pairs(root: Path, subset: str) -> tuple[Pair, ...]:
-    folders = [folder for files in ("leftImg8bit", "gtFine") for folder in (root / files / subset).iterdir()]
+    folders = [folder for files in ("leftImg8bit", "gtFine") for folder in (root / files / subset).glob("*")]
     cities = sorted({folder.name for folder in folders if folder.is_dir() and not is_hidden(folder.name)})
     return tuple(pair for city in cities for pair in _city_pairs(root, subset, city))
 

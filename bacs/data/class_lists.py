@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import yaml
+
 from bacs.errors import Fault, RequestError
+from bacs.reading import refuse_bombs
 
 _EXAMPLE = "write [[a,b],[c,d,e]], one inner list per step"
 
@@ -20,11 +23,29 @@ def read_lists(text: str, where: str) -> list[list[str]]:
     Raises:
         RequestError: when the brackets do not make a list of lists.
     """
+    if quoted := _quoted_lists(text):
+        return quoted
     step = r"\[[^\[\]]*\]"
     if re.fullmatch(rf"\[\s*{step}(\s*,\s*{step})*\s*\]", text) is None:
         raise RequestError.of(where, f"is {text!r}, but a list must hold one list of classes per step", _EXAMPLE)
     insides = (found[1:-1] for found in re.findall(step, text))
     return [[entry.strip().strip("'\"") for entry in inside.split(",")] if inside.strip() else [] for inside in insides]
+
+
+def _quoted_lists(text: str) -> list[list[str]] | None:
+    """Lists in which names stand in quotes, and may hold commas and brackets; ``None``: there are none such."""
+    if not {"'", '"'} & set(text):
+        return None
+    try:
+        refuse_bombs(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
+        return None
+    steps = node.value if isinstance(node, yaml.SequenceNode) else []
+    if not steps or not all(isinstance(step, yaml.SequenceNode) for step in steps):
+        return None
+    plain = all(isinstance(name, yaml.ScalarNode) for step in steps for name in step.value)
+    return [[str(name.value) for name in step.value] for step in steps] if plain else None
 
 
 def parse_class_lists(

@@ -32,14 +32,14 @@ from bacs.source import digest_of
 class FilesConfig:
     """Keys of every dataset in files."""
 
-    root: str | None = knob(None, acts_from=None)
+    root: str | None = knob(None, acts_from=None, path=True)
     """Folder that holds the published folders of the dataset. Where it lies never changes a result."""
-    cache: str = knob("runs/cache", acts_from=None)
+    cache: str = knob("runs/cache", acts_from=None, path=True)
     """Folder that keeps the class index, and decoded copies."""
     decode_cache: bool = knob(False, acts_from=None)
     """Keep a decoded copy of each image under ``cache``, so that a crop is read without decoding its image again. The
     same bytes come out. 4 bytes a pixel: about 9 GB for VOC, 29 for Cityscapes, 31 for ADE20K."""
-    crop_size: int | list[int] = knob(512, ge=1)
+    crop_size: int | list[int] = knob(512, ge=1, le=16_384)
     """Side, or [height, width], of the images that the network sees, in pixels."""
     crop_area: list[float] = knob(list(AREA), gt=0)
     """Bounds of the area of a random crop, as a share of the image's. With the original's 0.5 to 2 three quarters of

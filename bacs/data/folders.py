@@ -64,6 +64,6 @@ def _listed(folder: Path) -> frozenset[str]:
 def _skeleton(name: str) -> str:
     """Of a name, without suffixes of pictures, blanks and signs that are not seen, whatever its case and width."""
     text = unicodedata.normalize("NFKD", name).casefold()
-    for suffix in _SUFFIXES:
-        text = text.removesuffix(suffix)
+    while text.endswith(_SUFFIXES):
+        text = text.rpartition(".")[0]
     return "".join(sign for sign in text if unicodedata.category(sign)[0] not in "ZC")

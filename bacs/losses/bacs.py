@@ -63,12 +63,12 @@ class BacsConfig(ReplayConfig):
     detector_source: str = knob("student_eval", acts_from=1, choices=("teacher", "student_eval"))
     """Whose features say what is old foreground: the student's in eval mode (the original's: in train mode,
     ``compat.train_mode_detection``), or the frozen teacher's."""
-    detector_channels: int | None = knob(None, ge=1)
+    detector_channels: int | None = knob(None, ge=1, le=8192)
     """Channels of the projected features; null: a quarter of the bottleneck's."""
     detector_dropout: float = knob(0.1, ge=0, lt=1)
     det_weight: float = knob(1.0, ge=0)
     """Weight of the detector's focal loss."""
-    det_warmup_epochs: int = knob(0, ge=0)
+    det_warmup_epochs: int = knob(0, ge=0, le=100_000)
     """Epochs of each step over which that weight rises linearly from 0."""
     det_lr_factor: float = knob(1.0, gt=0)
     """Factor on the learning rate of the detector's heads. Their inputs, distances of sigmoids, lie in [0, 0.5), so

@@ -158,11 +158,11 @@ class Method(ABC):
 class ReplayConfig:
     """Keys of every method with a memory."""
 
-    buffer_size: int = knob(300, acts_from=1, ge=0)
+    buffer_size: int = knob(300, acts_from=1, ge=0, le=10**7)
     """M: images in the replay memory over all steps; 0: no replay."""
     buffer_policy: str = knob("class_balanced", acts_from=1, choices=tuple(POLICIES))
     """Which images stay when the memory is full."""
-    replay_batch_size: int | None = knob(None, acts_from=1, ge=1)
+    replay_batch_size: int | None = knob(None, acts_from=1, ge=1, le=16_384)
     """Images of each draw from memory per optimisation step; null: as many as new ones."""
 
 

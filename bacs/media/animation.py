@@ -32,6 +32,7 @@ UNKNOWN = LEVELS
 _GREYS = 32  # of the text, after these
 _SMALLEST, _LARGEST = 3, 32
 _WIDTH = 360  # room for the title
+_SCALE = "1 of the pixels of a row; grey: none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ class Board:
         gutter = round(max(font().getlength(name) for name in names)) + 6 if self.named else 0
         self.left, self.top = ROW + gutter, 2 * ROW + gutter
         self.side = self.cell * len(names)
-        self.size = (max(self.left + self.side + MARGIN, _WIDTH), self.top + self.side + ROW + MARGIN // 2)
+        scale = LEVELS + 4 + round(font().getlength(_SCALE))
+        self.size = (max(self.left + max(self.side, scale) + MARGIN, _WIDTH), self.top + self.side + ROW + MARGIN // 2)
 
     def place(self, truth: int, prediction: int) -> tuple[int, int]:
         """(x, y) of the middle of a cell."""
@@ -102,7 +104,7 @@ class Board:
             _upright(page, name, (x, self.top - 4), "lm")
         bottom = self.top + self.side + ROW // 2
         draw.text((self.left - 4, bottom), "0", INK[0], font(), anchor="rm")
-        draw.text((self.left + LEVELS + 4, bottom), "1 of the pixels of a row; grey: none", INK[0], font(), anchor="lm")
+        draw.text((self.left + LEVELS + 4, bottom), _SCALE, INK[0], font(), anchor="lm")
         pixels = _greys(page)
         pixels[bottom - 5 : bottom + 6, self.left : self.left + LEVELS] = np.arange(LEVELS)
         return pixels

@@ -29,7 +29,7 @@ class BackboneConfig:
     """Share of the newest batch in the running statistics."""
     pretrained_backbone: bool = knob(False)
     """Start from ImageNet weights."""
-    backbone_weights_path: str | None = knob(None)
+    backbone_weights_path: str | None = knob(None, path=True)
     """File with those weights, torchvision's or an in-place-ABN checkpoint; null: torchvision's, downloaded."""
 
     def norm_config(self) -> NormConfig:

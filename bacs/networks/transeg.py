@@ -19,15 +19,15 @@ from bacs.schema import knob
 class TranSegConfig(BackboneConfig):
     """Keys of ``network=transformer``."""
 
-    hidden_dim: int = knob(256, ge=1)
+    hidden_dim: int = knob(256, ge=1, le=8192)
     """Channels of patch and class tokens, a multiple of ``nhead``."""
-    dim_feedforward: int = knob(2048, ge=1)
+    dim_feedforward: int = knob(2048, ge=1, le=65_536)
     """Hidden units of each block's feed-forward network."""
-    nhead: int = knob(8, ge=1)
+    nhead: int = knob(8, ge=1, le=256)
     """Attention heads of each block."""
-    num_decoder_layers: int = knob(2, ge=1)
+    num_decoder_layers: int = knob(2, ge=1, le=64)
     """Transformer blocks."""
-    crop_size: int = knob(512, ge=1)
+    crop_size: int = knob(512, ge=1, le=16_384)
     """Side of the training crops in pixels: the size of the positional map, which is interpolated for other inputs."""
     class_norm: str = knob("layernorm", choices=CLASS_NORMS)
     """How masks become logits. ``layernorm`` (the original) normalises over the classes, so new classes move old

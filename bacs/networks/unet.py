@@ -20,7 +20,7 @@ from bacs.schema import knob
 class UNetConfig:
     """Keys of ``network=unet``."""
 
-    width: int = knob(16, ge=1)
+    width: int = knob(16, ge=1, le=1024)
     """Channels of the first level; each deeper level has twice as many. The original's U-Net: 64."""
     num_layers: int = knob(3, ge=2, le=7)
     """Levels, so the deepest features have stride 2^(num_layers - 1). The original's U-Net: 5."""

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from bacs.events import EpochEnded, StepEnded
-from bacs.media import Frame, animate
-from bacs.media.animation import LIMIT_BYTES, UNKNOWN, Board
-from bacs.media.page import PALE
+from bacs.media import Frame, animate, animation
+from bacs.media.animation import LEVELS, LIMIT_BYTES, UNKNOWN, Board
+from bacs.media.page import PALE, ROW, font
 from bacs.media.palette import ramp
 from bacs.run import ContinualRun
 
@@ -59,6 +59,20 @@ def test_every_cell_has_the_colour_of_its_share(n_classes):
                 share = np.round(100 * matrix[truth, guess] / matrix[truth].sum()) / 100 if known else None
                 colour = ramp(np.array(share)) if known else np.array(PALE)
                 assert np.array_equal(picture[y, x], colour), (truth, guess)
+
+
+@pytest.mark.parametrize(
+    "names", [["a"], ["a", "b" * 100], ["background", "éclair au café", "x"], [str(i) for i in range(150)]]
+)
+def test_the_scale_below_the_matrix_is_whole(names):
+    frame = Frame.of(0, 1, np.eye(len(names), dtype=int).tolist())
+    (picture,) = pictures_of(animate([frame], names))
+    ink = (picture[-ROW:] < 100).all(axis=-1)
+    right = np.flatnonzero(ink.any(axis=0)).max()
+    scale = round(font().getlength(animation._SCALE))
+    left = Board(names).left + LEVELS + 4
+    assert abs(right - (left + scale)) <= 3, "its last letter is there"
+    assert right < picture.shape[1] - 1
 
 
 def test_too_many_frames_are_thinned_and_the_last_one_stays():

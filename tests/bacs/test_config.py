@@ -19,7 +19,7 @@ def faults_of(*overrides: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("override", "where", "words"),
     [
-        ("loss.bufer_size=3", "loss.bufer_size", ["not a known key", "did you mean buffer_size"]),
+        ("loss.bufer_size=3", "loss.bufer_size", ["not a known key", "did you mean loss.buffer_size"]),
         ("loss.lkd=-1", "loss.lkd", ["-1", "must be >= 0"]),
         ("loss.lkd=much", "loss.lkd", ["'much'", "float"]),
         ("loss.buffer_size=1.5", "loss.buffer_size", ["1.5", "int"]),

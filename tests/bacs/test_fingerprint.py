@@ -81,8 +81,8 @@ ACTS_FROM_0 = {
     "bacs.lineage "
     "bacs.fingerprint bacs.source bacs.origin bacs.compose bacs.config bacs.components bacs.schema bacs.retired "
     "bacs.plugins bacs.errors bacs.events bacs.fit bacs.checkpoints bacs.bundle bacs.atomic bacs.patience "
-    "bacs.interpolation bacs.model_record bacs bacs.data bacs.losses bacs.losses.functional bacs.networks "
-    "bacs.media": NONE,
+    "bacs.interpolation bacs.overrides bacs.paths bacs.reading bacs.model_record bacs bacs.data bacs.losses "
+    "bacs.losses.functional bacs.networks bacs.media": NONE,
 }
 """Modules, and the runs whose step 0 is computed again after an edit."""
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bacs import predictor
 from bacs.__main__ import main
 from bacs.bundle import load_bundle, save_bundle
 from bacs.checkpoints import CheckpointFolder
 from bacs.data import Digits, DomainSplit, parse_split
+from bacs.data.pixels import decode_picture
+from bacs.evaluation import sliding
 from bacs.events import StepEnded
 from bacs.media.palette import colour_map, mask_palette
 from bacs.model_record import ModelRecord
@@ -202,3 +208,136 @@ def test_palette_of_masks_in_streams_without_background():
     palette = mask_palette(DomainSplit(((1,), (2,)), "1-1", 3))
     assert np.array_equal(palette[:3], colour_map()[1:4])
     assert np.array_equal(mask_palette(parse_split("1-1", ("a", "b"))), colour_map())
+
+
+def forged(meta, field, value):
+    """A record with another value in a field; ``...``: without the field."""
+    *groups, last = field.split(".")
+    section = meta
+    for group in groups:
+        section = section[group]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return meta
+
+
+FIELDS = [
+    *(("model." + name, value) for name in ("config", "split", "class_names", "channels", "mean", "std", "window")
+      for value in (..., None, 7, "text", [], {}, [[]])),
+    *(("model.split." + name, value) for name in ("steps", "name") for value in (..., None, 7, {})),
+    ("model.split.steps", [[1, 1], [2]]),
+    ("model.split.steps", [[0]]),
+    ("model.split.steps", [[99]]),
+    ("model.split.n_classes", 3),
+    ("model.split.n_classes", "3"),
+    ("model.mean", [float("nan")]),
+    ("model.std", [0.0]),
+    ("model.std", [1.0, 1.0]),
+    ("model.window", [0, 8]),
+    ("model.window", [8]),
+    ("model.channels", 2),
+    ("model.extra", 1),
+    *(("model.config." + group, value) for group in ("network", "loss", "training", "compat")
+      for value in (..., 7, [])),
+    ("model.config.plugins", 7),
+    *(("step", value) for value in (..., None, "0", 2, -1, True)),
+    ("model", 7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), FIELDS)
+def test_a_record_with_a_wrong_field_is_one_fault(trained, scenes, tmp_path, capsys, field, value):
+    tensors, meta = load_bundle(trained[0] / "stage-001")
+    save_bundle(tmp_path / "forged", tensors, forged(meta, field, value))
+    out = tmp_path / "masks"
+    assert main(["predict", str(tmp_path / "forged"), str(scenes[1][0]), "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert f"{tmp_path / 'forged' / 'meta.json'}: " in told
+    assert field.split(".")[-1].split("_")[0] in told
+    assert "    -> " in told
+    assert not out.exists()
+
+
+def test_tensors_of_another_model_are_told(trained, scenes, tmp_path, capsys):
+    tensors, meta = load_bundle(trained[0] / "stage-001")
+    for other in ({}, {"network.stem.0.weight": torch.zeros(1)}, [1], 5):
+        save_bundle(tmp_path / "forged", {**tensors, "model": other}, meta)
+        assert main(["predict", str(tmp_path / "forged"), str(scenes[1][0]), "--out", str(tmp_path / "masks")]) == 1
+        assert "its tensors are not those of its model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strip", [1, 2**16, 2**28])
+def test_strips_give_the_mask_of_the_whole(trained, monkeypatch, strip):
+    checkpoints, _ = trained
+    found = Predictor.load(checkpoints / "stage-001")
+    image = np.random.default_rng(1).integers(0, 256, (70, 150, 1), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        wanted = sliding(pixels / 255, lambda part: found._model(part).logits, (SIZE, SIZE)).argmax(dim=1)[0]
+    monkeypatch.setattr(predictor, "_STRIP_BYTES", strip)
+    ids = np.array(found.record.split.label_ids)[wanted.numpy()]
+    assert (found(image) == ids).mean() > 0.999  # ties aside
+
+
+MEASURED = """
+import resource, sys
+from bacs import predictor
+from bacs.__main__ import main
+code = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+sys.exit(code)
+"""
+
+
+def test_a_large_picture_is_cut_before_it_is_computed(trained, tmp_path):
+    """Its logits alone would have 1.1 GB."""
+    Image.new("L", (5000, 5000)).save(tmp_path / "large.png")
+    Image.new("L", (64, 64)).save(tmp_path / "small.png")
+    peaks = []
+    for name in ("small", "large"):
+        words = ["predict", str(trained[0] / "stage-001"), str(tmp_path / f"{name}.png"), "--out", str(tmp_path / "m")]
+        command = [sys.executable, "-c", MEASURED, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.rsplit("peak ", 1)[1]))
+    assert peaks[1] - peaks[0] < 450, peaks
+
+
+def test_pictures_above_the_limit_are_refused(trained, scenes, tmp_path, capsys):
+    words = ["predict", str(trained[0] / "stage-001"), str(scenes[1][0]), "--out", str(tmp_path / "m"), "--max-pixels"]
+    assert main([*words, "1023"]) == 2
+    assert "has 1,024 pixels, but at most 1,023 are read" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "1024"]) == 0
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_folders_that_cannot_be_made_are_refused_before_the_model_is_read(trained, scenes, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "scene-0.png").mkdir(parents=True)
+    for out in ("/proc/x", "/dev/null", tmp_path / "file" / "x", tmp_path / ("a" * 300), tmp_path / "full", "a\0b"):
+        assert main(["predict", str(trained[0] / "stage-001"), str(scenes[1][0]), "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert told.count("--out: is ") == 1
+        assert "give a folder that you may write to" in told
+
+
+@pytest.mark.parametrize("file", ["image", "meta.json", "tensors.pt"])
+def test_pipes_are_refused(trained, scenes, tmp_path, capsys, file):
+    stage = shutil.copytree(trained[0] / "stage-001", tmp_path / "stage")
+    image = tmp_path / "pipe.png" if file == "image" else scenes[1][0]
+    pipe = image if file == "image" else stage / file
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    assert main(["predict", str(stage), str(image), "--out", str(tmp_path / "m")]) == (1 if file == "tensors.pt" else 2)
+    assert str(pipe if file != "meta.json" else stage) in capsys.readouterr().err
+
+
+def test_colour_pictures_are_decoded_as_in_training(tmp_path):
+    path = tmp_path / "photo.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert("CMYK").save(path, quality=60)
+    assert np.array_equal(read_image(path, 3), decode_picture(str(path)))
+    Image.fromarray(noise).save(path, format="BMP")
+    assert np.array_equal(read_image(path, 3), noise)

@@ -25,9 +25,11 @@ from bacs.data.prepare import Archive, prepare_voc
 from bacs.data.voc import VOC, VOCConfig
 from bacs.errors import RequestError
 from bacs.events import Point, StepEnded
+from bacs.interpolation import hidden
 from bacs.media.animation import Board
 from bacs.media.page import blank, legend
 from bacs.networks.pretrained import load_weights
+from bacs.paths import made_folders_faults
 from bacs.view import step_table
 from tests.bacs.data.trees import make_voc
 
@@ -80,16 +82,32 @@ def test_no_group_names_a_class_from_elsewhere(tiny_values, group, target):
         RunConfig.from_dict(values)
 
 
-def test_secrets_are_not_recorded_and_what_is_asked_for_is(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
-    monkeypatch.setenv("EXPERIMENT", "mine")
-    assert compose("config", ["training.name=${oc.env:EXPERIMENT}"])["training"]["name"] == "mine"
-    for reference in ("${oc.env:MLFLOW_TRACKING_PASSWORD}", "x${oc.decode:'${oc.env:MLFLOW_TRACKING_PASSWORD}'}"):
-        with pytest.raises(RequestError) as caught:
-            compose("config", [f'training.name="{reference}"'])
-        assert "hunter2" not in str(caught.value)
-    resolved = RunConfig.from_dict(compose("config", ["dataset.cache=/tmp"])).resolved
-    assert "hunter2" not in str(resolved)
+@pytest.mark.parametrize(
+    "given", ["${oc.env:PGPASS}", "x${oc.decode:'${oc.env:PGPASS}'}", "${oc.env:NO_SUCH,'${oc.env:PGPASS}'}"]
+)
+def test_what_comes_from_the_environment_is_recorded_as_a_reference(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("PGPASS", "hunter2")
+    config = RunConfig.from_dict(compose("config", ["dataset.cache=/tmp", f"training.name={given}"]))
+    assert "hunter2" in str(config.training.name), "who needs it looks it up"
+    assert "hunter2" not in str(config.resolved)
+    assert "${oc.env:" in config.resolved["training"]["name"]
+    assert RunConfig.from_dict(config.resolved) == config
+    assert hidden(f"no such file: {config.training.name}") == f"no such file: {config.resolved['training']['name']}"
+
+
+@pytest.mark.parametrize("override", [
+    "loss.lkd=${oc.decode:${oc.env:PGPASS}}", "loss.lkd_mode=${oc.env:PGPASS}", "training.split=${oc.env:PGPASS}",
+    "optimizer.weight_decay=${oc.env:PGPASS}", "training.threads=${oc.env:PGPASS}", "plugins=[${oc.env:PGPASS}]",
+    "network.backbone_weights_path=${oc.env:PGPASS}", "training.overrides_from_step.1.loss.lkd=${oc.env:PGPASS}",
+    "loss._target_=${oc.env:PGPASS}", "training.name=${oc.env:NO_SUCH}", "training.stages=/${oc.env:PGPASS}",
+])  # fmt: skip
+def test_no_result_and_no_message_depends_on_what_nobody_recorded(monkeypatch, override):
+    monkeypatch.setenv("PGPASS", "dev/null/hunter2")
+    with pytest.raises(RequestError) as caught:
+        config = RunConfig.from_dict(compose("config", ["network=deep_lab", "dataset.cache=/tmp", override]))
+        raise RequestError(made_folders_faults(config.resolved))
+    assert "oc.env" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_names_of_classes_are_text_wherever_they_are_shown():

@@ -14,7 +14,9 @@ from results.reachability import without_password
         ("https://s3cret@host", "https://***@host"),
         ("http://:s3cret@host", "http://:***@host"),
         ("http://ann:s3cret@[::1]:5000", "http://ann:***@[::1]:5000"),
+        ("http://host:5000/base#token=s3cret", "http://host:5000/base#***"),
         ("postgresql://ann:s3cret@host/db", "postgresql://ann:***@host/db"),
+        ("http://host:5000/#s3cret", "http://host:5000/#***"),
         ("postgresql://host/db?user=ann&password=s3cret&x=1", "postgresql://host/db?user=ann&password=***&x=1"),
     ],
 )

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from results import ResultsError, Tracker
-from results.mlflow_store import sqlite_uri
+from results.mlflow_database import sqlite_uri
 from results.projection import entity_name
 from results.reachability import NoAnswer
 from results.tracking import POLL_SECONDS

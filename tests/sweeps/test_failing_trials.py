@@ -81,7 +81,7 @@ def test_a_sweep_goes_on_without_the_trials_that_diverge_or_raise(sweeps: Comman
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
-    assert "failed:    2 of 3 trials (1 diverged, 1 exception)" in output
+    assert "failed: 2 of 3 trials (1 diverged, 1 exception)" in output
     assert "python -m sweeps status faulty" in output
 
     trials = {setting(trial): trial for trial in state_of(sweeps, "faulty").trials.values()}
@@ -163,7 +163,7 @@ def test_a_worker_that_ray_kills_for_memory_does_not_end_the_sweep(sweeps: Comma
     endless = [*SMALL, "training.epochs=1000", "search.trials=1", "search.references=[]", "search.splits=[5-5]"]
     code, output = sweeps.run("run", "digits", "--name", "hunted", *endless, timeout=900)
     assert code == 1, output
-    assert "failed:    1 of 1 trials (1 out_of_memory)" in output
+    assert "failed: 1 of 1 trials (1 out_of_memory)" in output
     (trial,) = state_of(sweeps, "hunted").trials.values()
     assert [failure.cause for failure in trial.failures] == ["out_of_memory"] * 2
     assert "low on memory" in trial.reason

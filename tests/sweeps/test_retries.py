@@ -29,6 +29,7 @@ def trial(*earlier: Ending, charged: int | None = None, **training: Any) -> Tria
     ("earlier", "ending", "retried"),
     [
         ([], Ending("diverged", "DivergedError: nan", "tb"), False),
+        ([], Ending("broken_input", "RequestError: /data/a.jpg: cannot be read", "tb"), False),
         ([], BOOM, True),
         ([BOOM], BOOM, False),
         ([BOOM], Ending("exception", "ValueError: another", "tb"), True),

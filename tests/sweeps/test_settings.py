@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from bacs.config import RunConfig
 from bacs.errors import RequestError
 from sweeps.checks import check_request
 from sweeps.settings import PRESETS_DIR, SweepConfig, compose_preset
+from sweeps.trials import make_trial
 
 PRESETS = sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
 
@@ -68,3 +70,38 @@ def test_too_many_cores_are_refused_before_the_start(tmp_path):
     values = compose_preset("digits", ["resources.cpus_per_trial=4096"], {"storage": str(tmp_path)})
     with pytest.raises(RequestError, match=r"cpus_per_trial: is 4096, but this machine has \d+ cores"):
         check_request(values)
+
+
+def test_references_to_the_environment_are_recorded_and_looked_up_where_they_are_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGPASS", str(tmp_path / "hunter2"))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/hunter2.db")
+    given = ["training.name=${oc.env:PGPASS}", "dataset.cache=${oc.env:PGPASS}", "training.stages=${oc.env:PGPASS}/s"]
+    given += ["sweep.tracking_uri=${oc.env:DATABASE_URL}"]
+    sweep = check_request(compose_preset("digits", given, {"storage": str(tmp_path / "runs")}))
+    assert "hunter2" not in str(sweep.resolved)
+    assert sweep.resolved["sweep"]["tracking_uri"] == "${oc.env:DATABASE_URL}"
+    assert sweep.tracking_uri == f"sqlite:///{tmp_path}/hunter2.db"
+    assert sweep.stages == tmp_path / "hunter2" / "s"
+    for again in (SweepConfig.from_dict(sweep.resolved), SweepConfig.recorded(sweep.resolved)):
+        assert again.resolved == sweep.resolved
+    trial = make_trial(sweep, "uid", role="trial", number=0, split="2-2", seed=1, params={})
+    assert "hunter2" not in str(trial)
+    assert RunConfig.from_dict(trial.config).dataset.settings.cache == str(tmp_path / "hunter2")
+
+    with pytest.raises(RequestError, match="Ray and MLflow write down where it is"):
+        compose_preset("digits", ["sweep.storage=${oc.env:PGPASS}"], {})
+
+
+def test_faults_of_the_configuration_and_of_the_space_come_together(tmp_path):
+    (tmp_path / "s.yaml").write_text("dimensions: {loss.nope: {kind: float, low: 0.1, high: 1}}")
+    given = [f"search.space={tmp_path}/s.yaml", "training.epochs=0", "search.splits=3-2"]
+    with pytest.raises(RequestError) as caught:
+        check_request(compose_preset("digits", given, {"storage": str(tmp_path / "runs")}))
+    found = {fault.where for fault in caught.value.faults}
+    assert found == {"training.epochs", "training.split", "search.space s: loss.nope"}
+
+
+@pytest.mark.parametrize("splits", ["5-5", "[5-5]", "\"[['0','1'],['2','3','4','5','6','7','8','9']]\""])
+def test_one_split_may_stand_without_its_list_and_names_in_quotes(tmp_path, splits):
+    values = compose_preset("digits", [f"search.splits={splits}"], {"storage": str(tmp_path)})
+    assert len(check_request(values).search.splits) == 1

@@ -64,7 +64,7 @@ def test_sweep_from_start_to_report(sweeps):
         "run", "digits", "--name", "demo", *TINY_SWEEP, "training.iterations_per_epoch=3", "search.splits=[5-5,2-2]"
     )
     assert code == 0, output
-    assert "planned and real" in output
+    assert "python -m sweeps confirm demo" in output
     state = SweepState.load(sweeps.journal("demo"))
     roles = [(t.role, t.split) for t in state.trials.values()]
     assert len(roles) == 8

@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from bacs.data.pixels import WrongKindError
+from bacs.errors import RequestError, UnreachableError
 from bacs.launch import RankDiedError, RankError
 from bacs.patience import StorageRefusedError
 from bacs.run import DivergedError
@@ -29,6 +31,12 @@ from trainables.folder import TrialBusyError
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (RankError("rank 1: OutOfMemoryError: CUDA out of memory"), "out_of_memory"),
         (RankError("rank 1: ValueError: boom"), "exception"),
+        (RequestError.of("/data/a.jpg", "cannot be read: it is empty", "restore it"), "broken_input"),
+        (WrongKindError.of("/data/a.jpg", "has 16 bits", "convert it"), "broken_input"),
+        (RequestError.of("network", "cannot be trained on an image", "give larger images"), "broken_input"),
+        (UnreachableError.of("/data/a.jpg", "cannot be read: Input/output error", "restore it"), "exception"),
+        (RequestError.of("dataset.root", "is /data, which is not a folder", "mount it"), "exception"),
+        (RankError("rank 1: RequestError: /data/a.jpg: cannot be read"), "broken_input"),
         (RankDiedError("rank 1 died (exit code -9)"), "died"),
         (TrialBusyError("x is still locked by another process"), "died"),
         (StorageRefusedError("gave up writing a checkpoint"), "storage"),
