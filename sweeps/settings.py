@@ -249,6 +249,11 @@ class SweepConfig:
         base, tried, base_faults = _base(run, parts["sweep"], parts["search"])
         faults += base_faults
         own = parts["sweep"].config_path if parts["sweep"] is not None else None
+        if own is not None:
+            try:
+                expanded("sweep.config_path", own)
+            except RequestError as error:
+                own, faults = None, faults + error.faults
         space, search_faults = _check_search(parts["search"], base if base is not None else tried, own, space)
         search_faults = _beyond(base_faults, search_faults)
         faults += search_faults + _check_stopping(parts["stopping"], base)
