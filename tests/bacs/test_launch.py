@@ -87,7 +87,7 @@ def test_no_rank_outlives_another(tmp_path, digits_cache, victim):
         os.kill(process.pid if victim == "rank 0" else child, signal.SIGKILL)
         assert process.wait(60) != 0
         assert wait_until(lambda: not alive(child), 60)
-        assert ("RankDiedError: rank 1 died (exit code -9)" in errors.read_text()) == (victim == "rank 1")
+        assert ("the run failed: rank 1 died (exit code -9)" in errors.read_text()) == (victim == "rank 1")
     finally:
         process.kill()
         process.wait()

@@ -224,7 +224,7 @@ SPACES = [
 FOLDERS: list[tuple[dict[str, str | bytes], list[str]]] = [
     ({"classes.txt": ""}, ["classes.txt: names 0 classes, but must name 1..254", "one name a line"]),
     ({"classes.txt": "a\na\n"}, ["classes.txt: names more than once: a", "name each class once"]),
-    ({"classes.txt": b"\xff\xfe"}, ["classes.txt: cannot be read: it is no UTF-8 text", "correct the file"]),
+    ({"classes.txt": b"\xff\xfa"}, ["classes.txt: cannot be read: 'utf-8' codec", "plain text"]),
     ({"classes.txt": "=cmd()\nb\nc\n"}, ["names '=cmd()', but the name of a class must", "rename it"]),
     ({"classes.txt": "a\x1b[2J\nb\nc\n"}, ["names 'a\\x1b[2J', but the name of a class must", "rename it"]),
     ({"classes.txt": "a" * 3000 + "\nb\nc\n"}, ["names 'aaa", "up to 100 printable characters", "rename it"]),
@@ -314,7 +314,8 @@ def test_roots(refused, tmp_path, place):
 
 def test_a_right_dataset_is_planned(tmp_path):
     """Else the refusals above would prove nothing."""
-    arguments = ["plan", *_own_dataset(tmp_path, {}), "--storage", str(tmp_path / "runs")]
+    held_out = "dataset.val_seed=3"  # one of the two
+    arguments = ["plan", *_own_dataset(tmp_path, {}), held_out, "--storage", str(tmp_path / "runs")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "runs").exists(), "a plan makes nothing"

@@ -43,7 +43,7 @@ def test_the_command_line_tells_a_fault_and_fails(root):
     environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"{root}/masks/val_1.png is there as VAL_1.png" in done.stdout
+    assert f"{root}/masks/val_1.png is not there; VAL_1.png is" in done.stdout
     assert done.stdout.rstrip().endswith("folder is not usable: 1 fault")
     assert not done.stderr.strip()
 
