@@ -169,10 +169,10 @@ OPTIONS = [
 PRESETS = [
     (
         preset("\nfoo: [1, 2\n"),
-        ["own.yaml: cannot be read: while parsing a flow sequence", "line 32", "correct the file"],
+        ["own.yaml: cannot be read: while parsing a flow sequence", "line 33", "correct the file"],
     ),
-    (preset("\nx:\n\ty: 3\n"), ["found character that cannot start any token", "line 33", "correct the file"]),
-    (preset("  trials: 4\n  trials: 5\n"), ["found duplicate key trials", "line 30", "correct the file"]),
+    (preset("\nx:\n\ty: 3\n"), ["found character that cannot start any token", "line 34", "correct the file"]),
+    (preset("  trials: 4\n  trials: 5\n"), ["found duplicate key trials", "line 31", "correct the file"]),
     (preset("\nx: !!python/object/apply:os.system ['exit 3']\n"), ["could not determine a constructor", "correct"]),
     (DIGITS.encode() + b"# caf\xe9\n", ["own.yaml: cannot be read: it is no UTF-8 text", "correct"]),
     ("defaults: nope\n", ["defaults must be a list (got str)", "correct the file"]),
