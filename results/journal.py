@@ -43,7 +43,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from results.errors import ResultsError, StorageRefusedError
+from results.errors import ResultsError, StorageRefusedError, WorkFailedError
 from results.patience import Patience, refusal
 from results.records import Record, decode_line, encode_line, is_torn, is_unwritten
 from results.writer_lock import WriterLock, is_held
@@ -203,8 +203,8 @@ class Journal:
             os.close(self._fd)
         self._fd, self._is_suspect = fd, False
 
-    def _changed(self) -> ResultsError:
-        return ResultsError(
+    def _changed(self) -> WorkFailedError:
+        return WorkFailedError(
             f"{self.path} was changed or removed by someone else while this process was writing it",
             "restore the file from a copy if it is gone, see that nobody else writes it, then `resume` the sweep",
         )

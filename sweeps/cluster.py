@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_address(asked: str | None) -> list[Fault]:
     """Ray itself would wait for minutes for a cluster that is not there, or does not answer."""
     address = address_of(asked)
     if address is None:
-        return _socket_name_faults()
+        return _socket_name_faults() + _home_faults()
     if address == "auto":
         return []
     found = _ADDRESS.fullmatch(address)
@@ -59,6 +60,24 @@ def _speaks_grpc(connection: socket.socket) -> bool:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
         return connection.recv(9)[3:4] == b"\x04"
     except TimeoutError:
+        return False
+
+
+def _home_faults() -> list[Fault]:
+    """A Ray of our own keeps a token in the home folder."""
+    token = Path.home() / TOKEN
+    nearest = next(path for path in (token, *token.parents) if path.exists())
+    if os.access(nearest, os.R_OK if nearest == token else os.W_OK) and (nearest == token or _takes_files(nearest)):
+        return []
+    problem = f"is {Path.home()}, where Ray cannot keep its token ({TOKEN})"
+    return [Fault("HOME", problem, "set HOME to a folder that you may write to")]
+
+
+def _takes_files(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
         return False
 
 

@@ -31,6 +31,7 @@ NODE_SECONDS = 120.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the journal has them, without Ray's stack
     "RAY_gcs_server_port_wait_time_s": "120",  # these two: a busy machine takes its time
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Ray's own SIGTERM handler, in force while Ray starts, must not wait

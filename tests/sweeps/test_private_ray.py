@@ -53,6 +53,16 @@ def _answer(server: socket.socket, answer: bytes) -> None:
         connection.recv(64)
 
 
+def test_a_home_that_cannot_keep_the_token_is_refused(monkeypatch, tmp_path):
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "new"))
+    assert check_address(None) == []
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    (fault,) = check_address(None)
+    assert (fault.where, "/proc/nowhere" in fault.problem, "set HOME" in fault.remedy) == ("HOME", True, True)
+
+
 @pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
 def test_a_temporary_folder_that_leaves_no_room_for_sockets_is_refused(variable, monkeypatch):
     for name in ("RAY_TMPDIR", "TMPDIR"):
