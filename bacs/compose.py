@@ -26,10 +26,12 @@ from bacs.errors import Fault, RequestError
 from bacs.interpolation import references_kept, refuse_growth
 from bacs.overrides import Assignment, key_fault, quoted, read, shown
 from bacs.plugins import allowing
-from bacs.reading import UNREADABLE, read_yaml, read_yaml_text, yaml_file, yaml_names
+from bacs.reading import UNREADABLE, read_text, read_yaml, read_yaml_text, yaml_file, yaml_names
 from bacs.schema import text_keys
 
 CONF_DIR = Path(__file__).parent / "conf"
+TUNED = "tuned"
+"""Group of what a method needs on a dataset; the files that ask for it choose by the names of both."""
 NO_SCHEMAS: Mapping[str, type] = MappingProxyType({})
 _UNUSABLE = (HydraException, *UNREADABLE)
 """What files that cannot be read, or hold no configuration, make of Hydra."""
@@ -67,6 +69,8 @@ def compose(
         raise RequestError.of(shown(config_name), f"is no configuration file in {directory}", f"known: {names}")
     folders = [directory, *(folder.resolve() for folder in (own_dir, CONF_DIR) if folder is not None)]
     for_hydra, assignments, faults = _sorted_out(overrides, folders)
+    if f"{TUNED}:" in read_text(file) and any(_names_a_class(text) for text in overrides):
+        for_hydra.append(f"~{TUNED}")  # it is for the class that the file names
     searched = ",".join(quoted(f"file://{folder}") for folder in folders[1:])
     GlobalHydra.instance().clear()
     with _careful_reading(), initialize_config_dir(str(directory), version_base="1.3"), references_kept():
@@ -87,6 +91,11 @@ def compose(
         raise RequestError(faults)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _names_a_class(text: str) -> bool:
+    """Whether an override puts a class of the user's in the place of a shipped method."""
+    return text.lstrip("+").startswith("loss._target_=")
 
 
 def named_plugins(overrides: Sequence[str], values: Any = None) -> list[str]:

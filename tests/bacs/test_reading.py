@@ -91,7 +91,7 @@ def test_only_regular_files_are_read(tmp_path):
     places = [tmp_path / "pipe.yaml", Path("/dev/zero"), Path("/dev/null"), tmp_path, tmp_path / "absent", Path("a\0b")]
     for path in [*places, tmp_path / ("x" * 300)]:
         for read in (read_text, read_yaml, read_list):
-            with pytest.raises(RequestError, match="cannot be read"):
+            with pytest.raises(RequestError, match=r"cannot be read|must be a regular file"):
                 read(path)
     with pytest.raises(RequestError, match="is no configuration file"):
         compose("pipe", [], tmp_path)

@@ -267,7 +267,7 @@ def test_only_finished_configurations_inside_the_space_are_taken(tmp_path):
     ("overrides", "words"),
     [
         (["search.warm_start=[nowhere]"], r"(?s)no such sweep in .*known there: old"),
-        (["search.warm_start=[../old]"], "no such sweep"),
+        (["search.warm_start=[../old]"], "no legal name"),
         (["search.warm_start=[new]"], "the sweep itself"),
         (["search.splits=[6-2]"], "has no configuration in bacs that finished with all seeds on 6-2"),
         (["dataset.canvas=36"], "another run: dataset.canvas was 32 there and is 36 here"),
@@ -309,5 +309,5 @@ def test_the_report_shows_the_front(tmp_path):
     played(tmp_path, *TWO)
     answer = CliRunner().invoke(app, ["report", "new", "--storage", str(tmp_path)])
     assert answer.exit_code == 0, answer.output
-    assert "Pareto front of new: val mIoU against replay/mb" in answer.output
+    assert "Pareto front of new: val mIoU in % against replay/mb" in answer.output
     assert (tmp_path / "new" / "report" / "pareto.csv").is_file()

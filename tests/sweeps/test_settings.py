@@ -82,7 +82,7 @@ def test_references_to_the_environment_are_recorded_and_looked_up_where_they_are
     assert sweep.resolved["sweep"]["tracking_uri"] == "${oc.env:DATABASE_URL}"
     assert sweep.tracking_uri == f"sqlite:///{tmp_path}/hunter2.db"
     assert sweep.stages == tmp_path / "hunter2" / "s"
-    for again in (SweepConfig.from_dict(sweep.resolved), SweepConfig.recorded(sweep.resolved)):
+    for again in (SweepConfig.from_dict(sweep.resolved), SweepConfig.recorded(sweep.resolved, sweep.space)):
         assert again.resolved == sweep.resolved
     trial = make_trial(sweep, "uid", role="trial", number=0, split="2-2", seed=1, params={})
     assert "hunter2" not in str(trial)
