@@ -169,6 +169,7 @@ def make_forecast(
         chains.append(chain if shared is not None else _alone(chain, len(chains)))
     kinds = {kind_of(run.resolved) for run in runs}
     past = past_runs(Path(sweep.launch.storage), kinds, loads, sweep.base["dataset"])
+    notes += past.unreadable
     samples = past.samples + (_probed(runs, loads) if probing else [])
     step_bytes = _once(runs, lambda run: _step_bytes(run, past, loads))
     tree = StageTree(chains, stored)

@@ -37,6 +37,8 @@ class PastRuns:
     samples: list[Sample] = field(default_factory=list)
     sweeps: list[str] = field(default_factory=list)
     """Names of those that they come from."""
+    unreadable: list[str] = field(default_factory=list)
+    """Why journals were passed over."""
     pauses: list[float] = field(default_factory=list)
     """Seconds that workers stood between two trials: a process that starts, a dataset that is opened."""
     step_bytes: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -75,7 +77,7 @@ class Loads:
 
 
 def past_runs(storage: Path, kinds: set[str], loads: Loads, here: Mapping[str, Any]) -> PastRuns:
-    """Reads the newest journals below ``storage``; what cannot be read is passed over.
+    """Reads the newest journals below ``storage``; what cannot be read is passed over and told.
 
     Args:
         storage: folder of sweeps.
@@ -88,7 +90,8 @@ def past_runs(storage: Path, kinds: set[str], loads: Loads, here: Mapping[str, A
     for path in _newest_first(storage.glob("*/journal.jsonl"))[:JOURNALS_READ]:
         try:
             state = SweepState.load(path)
-        except (ResultsError, OSError):
+        except (ResultsError, OSError) as error:
+            found.unreadable.append(f"nothing is learned from the sweep {path.parent.name}: {error}".partition("\n")[0])
             continue
         before = len(found.samples)
         for trial in [t for t in state.trials.values() if kind_of_trial(t) in kinds]:

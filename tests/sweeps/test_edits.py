@@ -231,6 +231,18 @@ def test_a_moved_storage_folder_goes_on_with_the_same_trials(tmp_path):
     assert not old.exists()
 
 
+def test_a_forged_journal_of_another_sweep_is_a_note(storage):
+    forged = storage / "forged" / "journal.jsonl"
+    forged.parent.mkdir()
+    with Journal(forged) as journal:
+        journal.append("created", sweep="forged", uid="u", config={})
+        journal.append("finished", trial="../../../victim", final={}, seconds=1.0)
+    forecast = make_forecast(requested(storage, "search.trials=1"), None)
+    (note,) = forecast.notes
+    assert note.startswith("nothing is learned from the sweep forged: ")
+    assert str(forged) in note
+
+
 def test_keys_do_not_depend_on_the_storage(tmp_path):
     what = {"role": "trial", "number": 0, "split": "5-5", "seed": 1, "params": {"loss.lkd": 1.0}}
     keys = {make_trial(requested(tmp_path / name), "uid", **what).key for name in ("a", "b")}
