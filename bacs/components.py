@@ -60,23 +60,29 @@ def parse_component(group: str, section: Mapping[str, Any]) -> tuple[Component |
 
 def keys_of(group: str, section: Mapping[str, Any]) -> set[str]:
     """The keys that the class named by a section has; empty where it cannot be used, or has plain arguments."""
-    schema = schema_of(group, section)
-    return set() if schema is None else {field.name for field in dataclasses.fields(schema)}
+    return _field_names(schema_of(group, section))
 
 
 def schema_of(group: str, section: Any) -> type | None:
     """The ``Config`` of the class that a section names; ``None``: it cannot be used, or has plain arguments."""
     try:
-        schema = getattr(_locate(group, section.get("_target_")), "Config", None)
+        return _schema(_locate(group, section.get("_target_")))
     except (RequestError, AttributeError):  # whoever checks the whole configuration tells what is wrong
         return None
-    return schema if isinstance(schema, type) and dataclasses.is_dataclass(schema) else None
 
 
 def keys_of_class(factory: type[Any]) -> set[str]:
     """Those of its ``Config``; empty where that is no dataclass."""
+    return _field_names(_schema(factory))
+
+
+def _schema(factory: type[Any]) -> type | None:
     schema = getattr(factory, "Config", None)
-    return {field.name for field in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else set()
+    return schema if isinstance(schema, type) and dataclasses.is_dataclass(schema) else None
+
+
+def _field_names(schema: Any) -> set[str]:
+    return set() if schema is None else {field.name for field in dataclasses.fields(schema)}
 
 
 def _locate(group: str, target: Any) -> type[Any]:

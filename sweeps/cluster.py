@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bacs.errors import Fault, RequestError
+from bacs.paths import folder_faults
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
@@ -66,19 +66,10 @@ def _speaks_grpc(connection: socket.socket) -> bool:
 def _home_faults() -> list[Fault]:
     """A Ray of our own keeps a token in the home folder."""
     token = Path.home() / TOKEN
-    nearest = next(path for path in (token, *token.parents) if path.exists())
-    if os.access(nearest, os.R_OK if nearest == token else os.W_OK) and (nearest == token or _takes_files(nearest)):
+    if os.access(token, os.R_OK) if token.exists() else not folder_faults("HOME", token.parent):
         return []
     problem = f"is {Path.home()}, where Ray cannot keep its token ({TOKEN})"
     return [Fault("HOME", problem, "set HOME to a folder that you may write to")]
-
-
-def _takes_files(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def _socket_name_faults() -> list[Fault]:
