@@ -15,8 +15,6 @@ from bacs.errors import RequestError
 
 MOST_BYTES = 2**20
 """Of a YAML file, and of what its aliases stand for."""
-MOST_LIST_BYTES = 2**26
-"""Of a list of images: half a million long names."""
 YAML_SUFFIXES = (".yaml", ".yml")
 UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError)
 """What a file that is no YAML, or no configuration, makes of its reader."""
@@ -26,13 +24,12 @@ _NODE_BYTES = 20
 _DEEPEST = 50
 
 
-def read_text(path: Path, where: str | None = None, most_bytes: int = MOST_BYTES) -> str:
+def read_text(path: Path, where: str | None = None) -> str:
     """The text of a file.
 
     Args:
         path: of the file.
         where: what a fault names; ``None``: the path.
-        most_bytes: beyond that it is refused.
 
     Raises:
         RequestError: it is absent, a folder, a device or a pipe, too large, or no UTF-8.
@@ -42,10 +39,10 @@ def read_text(path: Path, where: str | None = None, most_bytes: int = MOST_BYTES
             problem = "it is no regular file"
         else:
             with path.open("rb") as file:
-                content = file.read(most_bytes + 1)
-            if len(content) <= most_bytes:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) <= MOST_BYTES:
                 return content.decode("utf-8-sig")
-            problem = f"it is larger than {most_bytes:,} bytes"
+            problem = f"it is larger than {MOST_BYTES:,} bytes"
     except UnicodeDecodeError as error:
         problem = f"it is no UTF-8 text ({error.reason} at byte {error.start})"
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
